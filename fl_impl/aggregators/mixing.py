@@ -1,0 +1,69 @@
+"""Pre-aggregators that replace updates by means of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_impl.aggregators import bounds
+from fl_impl.aggregators.claims import honest_majority
+from fl_impl.aggregators.distances import central
+from fl_impl.aggregators.registry import pre_aggregator
+
+if TYPE_CHECKING:
+    from fl_impl.aggregators.kernels import Geometry
+
+SEED = 0
+"""Of the permutation where no generator is given: the same input then gives the same output."""
+
+
+@pre_aggregator(
+    by="mixing",
+    kappa=bounds.nnm,
+    preserves={
+        "permutation", "translation", "scale", "sign", "rotation", "unanimity", "exactness", "box", "hull", "mean",
+    },
+    equalises=True,
+    source="Allouah et al. 2023 (arXiv:2302.01772)",
+)  # fmt: skip
+def nnm(n: int, f: int, geometry: Callable[[], Geometry]) -> npt.NDArray[np.float64]:
+    """Nearest-neighbour mixing: each update becomes the mean of the n - f nearest to it, itself among them."""
+    distances = geometry().distances
+    nearest = np.lexsort((np.broadcast_to(central(distances), (n, n)), distances), axis=1)[:, : n - f]
+    mixing = np.zeros((n, n))
+    np.put_along_axis(mixing, nearest, 1 / (n - f), axis=1)
+    return mixing
+
+
+@pre_aggregator(
+    by="mixing",
+    kappa=bounds.bucketing,
+    preserves={"translation", "scale", "sign", "rotation", "monotone", "unanimity", "exactness", "box", "hull"},
+    output_clients=lambda n, *, size=2: -(-n // size),
+    min_clients=lambda needed, f, *, size=2: max(size * (max(needed, honest_majority(f)) - 1) + 1, 2 * f * size + 1),
+    source="Karimireddy et al. 2022 (arXiv:2006.09365)",
+)
+def bucketing(
+    n: int,
+    f: int,
+    geometry: Callable[[], Geometry],
+    *,
+    size: int = 2,
+    rng: np.random.Generator | None = None,
+) -> npt.NDArray[np.float64]:
+    """The means of buckets of `size` updates, put together at random; the last may hold fewer. Needs 2f < n / size.
+
+    rng: the generator of the permutation; where none is given, one with a fixed seed. Permutation of clients holds in
+    distribution only.
+    """
+    del f, geometry
+    if size < 1:
+        raise ValueError(f"size must be at least 1; got {size}")
+    rng = np.random.default_rng(SEED) if rng is None else rng
+    bucket = np.empty(n, np.intp)
+    bucket[rng.permutation(n)] = np.arange(n) // size
+    members = bucket == np.arange(-(-n // size))[:, None]
+    return members / members.sum(axis=1, keepdims=True)

@@ -1,0 +1,168 @@
+"""What a caller relies on: one finite vector, in kind; nothing written to, nothing remembered, nothing said."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pytest_fl.checks import Bound, check, verdict
+from pytest_fl.clouds import gaussian
+from pytest_fl.colluders import identical_far
+from pytest_fl.corpus import assemble
+from pytest_fl.grid import grid
+from pytest_fl.guard import Misbehaved, Rule, as_vector, to_float64
+from pytest_fl.profiles import Profile
+from pytest_fl.round import Round, Updates
+from pytest_fl.subjects import Subject
+
+
+def ordinary(rule: Rule, profile: Profile) -> Iterator[Round]:
+    """A few rounds that any rule takes: normal clouds, identical outliers."""
+    pairs = grid(rule).small or grid(rule).large
+    if not pairs:
+        raise Misbehaved("refuses every number of clients tried (n from 3 to 40, f >= 1), with ordinary normal updates")
+    for index, (n, f) in enumerate((*pairs[:2], *pairs[-2:])):
+        rng = np.random.default_rng([profile.seed, 10, index])
+        honest = gaussian(n - f, (5, 1, 3, 64)[index], rng)
+        dtype = np.float32 if index % 2 else np.float64
+        byzantine = identical_far(honest, f, 20.0, rng)
+        yield assemble(honest.astype(dtype), byzantine, ("last", "first")[index % 2], rng, "normal cloud, ordinary outliers")
+
+
+@check(rounds=ordinary, gate=True)
+def returns_a_vector(rule: Rule, round_: Round) -> Bound:
+    """For ordinary updates the rule returns one finite vector of length d, as an array or a tensor."""
+    result = rule.raw(round_.updates, round_.f)
+    as_vector(result, round_.d)
+    if not (hasattr(result, "shape") and hasattr(result, "dtype")):
+        return verdict(f"returned a {type(result).__name__}; expected an array or tensor as the updates are")
+    return verdict("")
+
+
+@check(rounds=ordinary)
+def keeps_dtype(rule: Rule, round_: Round) -> Bound:
+    """The result is not narrower than the updates: float64 stays float64."""
+    returned = _dtype_name(rule.raw(round_.updates, round_.f))
+    given = round_.updates.dtype.name
+    wide = {"float64", "longdouble", "float128"} | {given}
+    wrong = returned != given if rule.subject.strict_dtype else returned not in wide
+    return verdict(f"returned {returned} for {given} updates" if wrong else "")
+
+
+@check(rounds=ordinary)
+def leaves_input_alone(rule: Rule, round_: Round) -> Bound:
+    """The caller's updates are never written to."""
+    given = round_.updates.copy()
+    rule.attempt(lambda: rule.subject.call(given, round_.f))
+    return verdict("wrote to the updates that it was given" if _differ(given, round_.updates) else "")
+
+
+@check(rounds=ordinary)
+def same_answer_twice(rule: Rule, round_: Round) -> Bound:
+    """The same updates give the same result, to the bit, however often one asks."""
+    results = [rule(round_.updates, round_.f) for _ in range(4)]
+    spread = max(float(np.abs(result - results[0]).max()) for result in results)
+    return Bound(spread, 0.0, f"four identical calls differ by up to {spread:.3g}" if spread else "")
+
+
+@check(rounds=ordinary)
+def keeps_no_state(rule: Rule, round_: Round) -> Bound:
+    """A result does not depend on the calls before it, nor on what the same buffer held then."""
+    contents = {"first": round_.updates, "second": 100.0 - 3.0 * round_.updates}
+    fresh = {name: rule(updates, round_.f) for name, updates in contents.items()}
+    buffer = np.empty_like(round_.updates)
+    for name in ("second", "first", "second"):
+        buffer[:] = contents[name]
+        again = as_vector(rule.attempt(lambda: rule.subject.call(buffer, round_.f)), round_.d)
+        change = float(np.abs(again - fresh[name]).max())
+        if change:
+            return Bound(change, 0.0, f"after calls with other updates the same updates give a result {change:.3g} away")
+    return Bound(0.0, 0.0)
+
+
+@check(rounds=ordinary)
+def says_nothing(rule: Rule, round_: Round) -> Bound:
+    """A library does not print."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        rule.raw(round_.updates, round_.f)
+    return verdict(f"printed {said.getvalue()[:60]!r}" if said.getvalue() else "")
+
+
+@check(rounds=ordinary)
+def any_memory_layout(rule: Rule, round_: Round) -> Bound | None:
+    """Rows that are not contiguous in memory (a transposed array, every other row) are the same updates."""
+    if rule.subject.container != "numpy":
+        return None
+    expected = rule(round_.updates, round_.f)
+    strided = np.repeat(round_.updates, 2, axis=0)[::2]
+    worst = 0.0
+    for view in (np.asfortranarray(round_.updates), strided):
+        result = as_vector(rule.attempt(lambda view=view: rule.subject.call(view, round_.f)), round_.d)
+        worst = max(worst, float(np.abs(result - expected).max()))
+    size = float(np.abs(round_.updates).max())
+    limit = 8 * round_.n * float(np.finfo(round_.updates.dtype).eps) * size
+    return Bound(worst, limit)
+
+
+def _is_strict(subject: Subject) -> str:
+    return "" if subject.strict_dtype else "refusal of bad input is asked of fl_impl's own aggregators only"
+
+
+@check(rounds=ordinary, needs=_is_strict)
+def refuses_bad_input(rule: Rule, round_: Round) -> Bound:
+    """Too few clients, f < 0, nothing, ragged rows: one ValueError each."""
+    subject, x, f = rule.subject, round_.updates, round_.f
+    too_few = subject.min_clients(f) - 1
+    bad: dict[str, tuple[Any, int]] = {
+        f"n = {too_few} with f = {f}": (np.resize(x, (too_few, x.shape[1])), f),
+        "f = -1": (x, -1),
+        "no clients": (x[:0], f),
+        "no coordinates": (x[:, :0], f),
+        "one axis": (x[0], 0),
+    }
+    for what, (updates, count) in bad.items():
+        try:
+            rule.attempt(lambda updates=updates, count=count: subject.call(updates, count))
+        except Misbehaved as finding:
+            if not isinstance(finding.__cause__, ValueError):
+                return verdict(f"for {what} it {finding}; expected a ValueError")
+        else:
+            return verdict(f"accepted {what}; expected a ValueError")
+    return verdict("")
+
+
+def _has_counts(subject: Subject) -> str:
+    return "" if subject.call_with_counts else "it is told no sample counts"
+
+
+@check(rounds=ordinary, needs=_has_counts)
+def ignores_claimed_counts(rule: Rule, round_: Round) -> Bound:
+    """The sample counts that clients claim do not move the result: a Byzantine client lies about them."""
+    call = rule.subject.call_with_counts
+    assert call is not None
+    honest = as_vector(rule.attempt(lambda: call(round_.updates, round_.f, [10] * round_.n)), round_.d)
+    worst = 0.0
+    for lie in (10**9, 1):
+        counts = [lie if row in round_.byzantine else 10 for row in range(round_.n)]
+        told = as_vector(rule.attempt(lambda counts=counts: call(round_.updates, round_.f, counts)), round_.d)
+        worst = max(worst, float(np.abs(told - honest).max()))
+    size = float(np.abs(round_.updates).max())
+    return Bound(worst, 8 * round_.n * float(np.finfo(round_.updates.dtype).eps) * size)
+
+
+def _dtype_name(result: Any) -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(result, torch.Tensor):
+        return str(result.dtype).removeprefix("torch.")
+    return str(getattr(result, "dtype", type(result).__name__))
+
+
+def _differ(a: Updates, b: Updates) -> bool:
+    left, right = to_float64(a), to_float64(b)
+    return left is None or right is None or not np.array_equal(left, right, equal_nan=True)

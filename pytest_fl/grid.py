@@ -1,0 +1,146 @@
+"""Which (n, f) a rule is tried at: n even and odd, f at 1 and at its maximum, as far as the rule admits and can afford."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pytest_fl.guard import Hung, Misbehaved
+from pytest_fl.subjects import majority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_fl.guard import Rule
+    from pytest_fl.subjects import Subject
+
+SMALL: Final = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+LARGE: Final = (15, 16, 20, 25, 26, 31, 40)
+TRUNCATED: Final = ((49, 1), (47, 3), (55, 7), (49, 8), (45, 13), (47, 12), (100, 29))
+"""(n, f) at which int(f / n * n) or int(0.29 * n) is f - 1 in float arithmetic."""
+SLOW: Final = 0.05
+"""Seconds for one call beyond which a larger (n, f) of a combinatorial rule is left out."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The admissible (n, f) with f >= 1, small n first, and what was left out and why."""
+
+    small: tuple[tuple[int, int], ...]
+    large: tuple[tuple[int, int], ...]
+    truncated: tuple[tuple[int, int], ...]
+    note: str = ""
+
+
+def grid(rule: Rule) -> Grid:
+    """The grid of a rule, found once by calling it on one ordinary round at each (n, f).
+
+    Where nobody said how many clients the rule needs, a ValueError (or AssertionError) on an ordinary round means that it
+    refuses this (n, f): a bulyan with n = 5 is right to. Refusing every (n, f) is a failure.
+    """
+    if "grid" not in rule.cache:
+        rule.cache["grid"] = _explore(rule)
+    return rule.cache["grid"]
+
+
+def _explore(rule: Rule) -> Grid:
+    admissible: list[tuple[int, int]] = []
+    cost = _Cost()
+    for n, f in chain(_pairs(rule.subject, SMALL), _pairs(rule.subject, LARGE), TRUNCATED):
+        if (n, f) in admissible or not rule.subject.takes(n, f):
+            continue
+        if not cost.affordable(n, f):
+            continue
+        started = time.process_time()
+        try:
+            if not _admits(rule, n, f):
+                continue
+        except Hung:
+            if not cost.foreseen(n, f):
+                raise
+            rule.hung = False
+            cost.record(n, f, rule.call_seconds)
+            continue
+        seconds = time.process_time() - started
+        if cost.surprising(seconds):  # a first call that loads things, or a busy machine
+            started = time.process_time()
+            _admits(rule, n, f)
+            seconds = min(seconds, time.process_time() - started)
+        cost.record(n, f, seconds)
+        if not cost.hopeless(seconds):
+            admissible.append((n, f))
+    kept = [pair for pair in admissible if pair not in TRUNCATED]
+    most = max((math.comb(n, f) for n, f in kept), default=0)
+    note = f"only (n, f) with up to {most} subsets of f: a call takes over {SLOW:g} s beyond" if cost.left_out else ""
+    return Grid(
+        tuple(pair for pair in kept if pair[0] <= max(SMALL)),
+        tuple(pair for pair in kept if pair[0] > max(SMALL)),
+        tuple(pair for pair in TRUNCATED if pair in admissible),
+        note,
+    )
+
+
+def _pairs(subject: Subject, ns: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    if subject.fixed_f is not None:
+        yield from ((n, subject.fixed_f) for n in ns if n > 2 * subject.fixed_f and subject.fixed_f > 0)
+        return
+    for n in ns:
+        fs = [f for f in range(1, (n - 1) // 2 + 1) if subject.takes(n, f)]
+        yield from ((n, f) for f in sorted({1, fs[len(fs) // 2], fs[-1]} if fs else ()))
+
+
+def _admits(rule: Rule, n: int, f: int) -> bool:
+    updates = np.random.default_rng([n, f]).standard_normal((n, 2))
+    try:
+        rule(updates, f)
+    except Hung:
+        raise
+    except Misbehaved as finding:
+        refused = isinstance(finding.__cause__, ValueError | AssertionError)
+        said_nothing = rule.subject.min_clients is majority
+        return not (refused and said_nothing)
+    return True
+
+
+class _Cost:
+    """Tells a combinatorial rule (time grows with the number of f-subsets) from a slow one."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[int, float]] = []
+        self.left_out = False
+
+    def record(self, n: int, f: int, seconds: float) -> None:
+        self.measured.append((math.comb(n, f), seconds))
+
+    def surprising(self, seconds: float) -> bool:
+        """Whether a time is so much above the others that it is worth a second look."""
+        return seconds > 0.01 and seconds > 3 * min((time for _, time in self.measured), default=0.0)
+
+    def hopeless(self, seconds: float) -> bool:
+        """Whether a call took so long that neither this number of subsets nor a larger one is worth another."""
+        return seconds > 10 * SLOW and seconds > 10 * min(time for _, time in self.measured)
+
+    def foreseen(self, n: int, f: int) -> bool:
+        """Whether it is no wonder that a call did not return: in proportion to the subsets it would take long."""
+        most, seconds = max(self.measured, default=(1, 0.0))
+        return seconds * math.comb(n, f) / most > 2 * SLOW
+
+    def affordable(self, n: int, f: int) -> bool:
+        """Whether a call is expected to take less than SLOW, where time grows with the root of the subsets or faster."""
+        if not self.measured:
+            return True
+        subsets = math.comb(n, f)
+        if any(self.hopeless(seconds) and known <= subsets for known, seconds in self.measured):
+            self.left_out = True
+            return False
+        most, seconds = max(self.measured)
+        fewest, fastest = min(self.measured, key=lambda measured: measured[1])
+        growing = seconds > 0.01 and seconds > fastest * math.sqrt(most / fewest) and most > fewest
+        too_slow = growing and seconds * subsets / most > SLOW
+        self.left_out |= too_slow
+        return not too_slow

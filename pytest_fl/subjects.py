@@ -1,0 +1,61 @@
+"""The subject of a test: somebody's aggregator, called one way, with what is claimed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Updates = npt.NDArray[np.floating]
+"""(n, d), float32 or float64."""
+Container = Literal["numpy", "torch", "list"]
+
+
+def majority(f: int) -> int:
+    """n > 2f: no rule can stand more."""
+    return 2 * f + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An aggregator under test.
+
+    `call(updates, f)` hands an (n, d) numpy array to the foreign rule in the container that it takes, and gives back
+    whatever the rule returned, untouched: the contract check looks at it, all other checks go through `runner.evaluate`.
+    """
+
+    name: str
+    call: Callable[[Updates, int], Any]
+    container: Container = "numpy"
+    min_clients: Callable[[int], int] = majority
+    kappa: Callable[[int, int], float] | None = None
+    """(n, f) -> coefficient; None where nobody claims one."""
+    exact: bool = False
+    """Whether kappa is claimed to be attained."""
+    symmetries: frozenset[str] | None = None
+    """Claimed symmetries; None where nobody claims any (then only what every robust rule has is tested)."""
+    rule: str | None = None
+    """The name in `theory.RULES` of the rule that this claims to be, convention included: "krum", "cwmed_low", ..."""
+    fixed_f: int | None = None
+    """f of a configured instance that cannot be told another."""
+    admits: Callable[[int, int], bool] | None = None
+    """(n, f) that the subject takes, where that is not simply n >= min_clients(f): e.g. a fraction that fixes f."""
+    call_with_counts: Callable[[Updates, int, list[int]], Any] | None = None
+    """As `call`, with one claimed sample count a client, for subjects that carry counts."""
+    tensor_call: Callable[[Any, int], Any] | None = None
+    """(torch tensor that requires a gradient, f) -> tensor, for subjects through which gradients flow."""
+    strict_dtype: bool = False
+    """Whether the result must have the dtype of the input exactly; otherwise it must only not be narrower."""
+    conventions: str = ""
+    """What the adapter knows of it in a line: which Krum, which median, how f was found."""
+    details: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
+    """Package, version, import path: what the gallery prints."""
+
+    def takes(self, n: int, f: int) -> bool:
+        """Whether (n, f) is admissible for this subject."""
+        if self.fixed_f is not None and f != self.fixed_f:
+            return False
+        return n >= self.min_clients(f) and (self.admits is None or self.admits(n, f))

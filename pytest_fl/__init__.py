@@ -1,0 +1,82 @@
+"""Does your robust aggregator hold? `conformance`, `verify`, `replay` and the rest of the public names.
+
+Nothing is imported until it is used: a name below is fetched from its module on first access (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pytest_fl.adapters import adapter, as_subject, command
+    from pytest_fl.adversary import WorstCase, worst_case
+    from pytest_fl.audits import audit, audit_report
+    from pytest_fl.cases import Case, conformance
+    from pytest_fl.checks import Bound, Check, check
+    from pytest_fl.failures import CheckFailed
+    from pytest_fl.parts import Accountant, Compressor, Mechanism, SecureAggregation
+    from pytest_fl.report import Report
+    from pytest_fl.results import Row
+    from pytest_fl.round import Round
+    from pytest_fl.runner import replay, verify
+    from pytest_fl.strategies import byzantine_updates, honest_updates, rounds
+    from pytest_fl.subjects import Subject
+
+__all__ = [
+    "Accountant",
+    "Bound",
+    "Case",
+    "Check",
+    "CheckFailed",
+    "Compressor",
+    "Mechanism",
+    "Report",
+    "Round",
+    "Row",
+    "SecureAggregation",
+    "Subject",
+    "WorstCase",
+    "adapter",
+    "as_subject",
+    "audit",
+    "audit_report",
+    "byzantine_updates",
+    "check",
+    "command",
+    "conformance",
+    "honest_updates",
+    "replay",
+    "rounds",
+    "verify",
+    "worst_case",
+]
+HOMES: Final = {
+    "adapters": ("adapter", "as_subject", "command"),
+    "adversary": ("WorstCase", "worst_case"),
+    "audits": ("audit", "audit_report"),
+    "cases": ("Case", "conformance"),
+    "checks": ("Bound", "Check", "check"),
+    "failures": ("CheckFailed",),
+    "parts": ("Accountant", "Compressor", "Mechanism", "SecureAggregation"),
+    "report": ("Report",),
+    "results": ("Row",),
+    "round": ("Round",),
+    "runner": ("replay", "verify"),
+    "strategies": ("byzantine_updates", "honest_updates", "rounds"),
+    "subjects": ("Subject",),
+}
+"""Module -> the public names that it defines. No name is a module's: importing that module would replace it."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in HOMES.items():
+        if name in names:
+            found = getattr(import_module(f"pytest_fl.{module}"), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module 'pytest_fl' has no attribute {name!r} (public: {', '.join(__all__)})")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,89 @@
+"""Parts of a federation beside its aggregator that can be held to their claims: what each must offer to be tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Updates = npt.NDArray[np.float64]
+"""(m, d), one row a client."""
+Network = Callable[[str, int, bytes], bytes | None]
+"""(stage, client, message from it) -> the message that arrives, or None where it is lost."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mechanism:
+    """A private mean of updates: (sum_i clip(x_i, clip_bound) + noise) / divisor(m)."""
+
+    name: str
+    release: Callable[[Updates, int], Any]
+    """((m, d) updates, seed) -> (d,). The same seed gives the same noise, another seed other noise."""
+    clip_bound: float
+    noise_std: Callable[[int], float]
+    """m -> the standard deviation of each released coordinate."""
+    divisor: Callable[[int], float]
+    """m -> what the sum is divided by: constant where adding or removing a client is what is hidden."""
+    removes: bool = True
+    """Whether the presence of a client is hidden; otherwise only whether its update was zero."""
+    release_with_counts: Callable[[Updates, int, list[int]], Any] | None = None
+    """As `release`, with the sample count that each client claims."""
+
+
+@dataclass(frozen=True, eq=False)
+class Accountant:
+    """What rounds cost, in epsilon."""
+
+    name: str
+    epsilon: Callable[[float, float, float, int], float]
+    """(noise multiplier, delta, sampling probability, rounds) -> epsilon, adding or removing a client, Poisson sampling."""
+    calibrate: Callable[[float, float, float, int], float] | None = None
+    """(epsilon, delta, sampling probability, rounds) -> noise multiplier."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compressor:
+    """A (d,) float32 update as bytes and back, with what is claimed of the error."""
+
+    name: str
+    send: Callable[[npt.NDArray[np.float32], Any, int], tuple[bytes, Any]]
+    """(update, state or None, seed) -> (message, next state)."""
+    receive: Callable[[bytes, Any, int], tuple[Any, Any]]
+    """(message, state or None, d) -> (the (d,) update, next state)."""
+    contraction: Callable[[int], float] | None = None
+    """d -> alpha with E ||x - C(x)||^2 <= (1 - alpha) ||x||^2."""
+    variance: Callable[[int], float] | None = None
+    """d -> omega with E C(x) = x and E ||x - C(x)||^2 <= omega ||x||^2."""
+    message_bytes: Callable[[int], int] | None = None
+    """d -> the exact length of a message."""
+    remembers: bool = False
+    """Whether what is not sent in a round is sent later (error feedback, EF21)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SecureAggregation:
+    """A protocol after which a server knows the sum of the updates of those who stayed, and no more."""
+
+    name: str
+    run: Callable[[Updates, Network], Any] | None = None
+    """((n, d) updates in [-1, 1], network) -> (d,) sum. Raises where it aborts."""
+    stages: tuple[str, ...] = ()
+    """Names of the messages of a client, in order."""
+    masked: str = ""
+    """The stage whose message carries the update: who is lost later is in the sum all the same."""
+    minimum: Callable[[int], int] = lambda n: n
+    """n -> how many must stay."""
+    step: Callable[[int], float] = lambda n: 0.0  # noqa: ARG005  # a function of n by contract
+    """n -> the precision of the encoding of one update."""
+    mask: Callable[[bytes, int, int], npt.NDArray[Any]] | None = None
+    """(seed of 32 bytes, d, modulus) -> (d,) words below the modulus."""
+    moduli: tuple[int, ...] = (2**32,)
+    """The moduli that `mask` takes."""
+    masked_words: Callable[[Updates], npt.NDArray[np.uint32]] | None = None
+    """(n, d) updates -> the (n, d) words that the server sees, all masks on."""
+
+
+Part = Mechanism | Accountant | Compressor | SecureAggregation

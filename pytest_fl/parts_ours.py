@@ -1,0 +1,122 @@
+"""The parts of fl_impl as subjects, and `as_part`, which takes either."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import numpy as np
+
+from pytest_fl.parts import Accountant, Compressor, Mechanism, Network, Part, SecureAggregation, Updates
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from fl_impl.compression import Compression
+
+
+def as_part(thing: object) -> Part:
+    """The subject of a part: itself, a mechanism of fl_impl, a `Compression`, or its spec such as "ef21|top_k(0.1)".
+
+    Raises ValueError for what is none of these.
+    """
+    from fl_impl.compression import Compression, resolve  # noqa: PLC0415  # fl_impl is loaded when a part is chosen
+
+    if isinstance(thing, get_args(Part)):
+        return cast("Part", thing)
+    if isinstance(thing, str | Compression):
+        return compressor(resolve(thing))
+    if hasattr(thing, "release") and hasattr(thing, "clip_bound"):
+        return mechanism(thing)
+    kinds = ", ".join(kind.__name__ for kind in get_args(Part))
+    raise ValueError(f"expected a {kinds} of pytest_fl.parts, a mechanism or a compression of fl_impl; got {thing!r}")
+
+
+def mechanism(ours: Any) -> Mechanism:
+    """A mechanism of `fl_impl.privacy`, in its first round."""
+    from fl_impl.privacy import LocalGaussian, seeded  # noqa: PLC0415  # see above
+
+    def released(updates: Updates, seed: int) -> Any:
+        return ours.release(updates, None, seeded(seed))[0]
+
+    local = isinstance(ours, LocalGaussian)
+    return Mechanism(
+        type(ours).__name__,
+        lambda updates, seed: released(updates, seed).value,
+        ours.clip_bound,
+        noise_std=lambda m: released(np.zeros((m, 1)), 0).noise_std,
+        divisor=float if local else (lambda _: ours.expected_clients),
+        removes=not local,
+    )
+
+
+def accountant() -> Accountant:
+    """`fl_impl.privacy.spent_epsilon` and `calibrate`."""
+    from fl_impl.privacy import calibrate, spent_epsilon  # noqa: PLC0415  # see above
+
+    return Accountant(
+        "fl_impl accounting",
+        lambda noise, delta, sampling, rounds: spent_epsilon(
+            noise_multiplier=noise, delta=delta, sampling=sampling, rounds=rounds
+        ),
+        lambda epsilon, delta, sampling, rounds: calibrate(epsilon=epsilon, delta=delta, sampling=sampling, rounds=rounds),
+    )
+
+
+def compressor(ours: Compression) -> Compressor:
+    """A compression of `fl_impl.compression` with the claims of its codec."""
+    codec = ours.codec
+    return Compressor(
+        codec.name if ours.feedback == "memoryless" else f"{ours.feedback}|{codec.name}",
+        lambda update, state, seed: ours.send(update, state, np.random.default_rng(seed)),
+        ours.receive,
+        contraction=codec.contraction if codec.contraction(100) else None,
+        variance=None if codec.variance(100) is None else cast("Any", codec.variance),
+        message_bytes=ours.message_bytes,
+        remembers=ours.feedback != "memoryless",
+    )
+
+
+def secure_aggregation() -> SecureAggregation:
+    """`fl_impl.privacy.secure_aggregation`."""
+    from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # see above
+    from fl_impl.privacy.secure_aggregation.masks import add_mask  # noqa: PLC0415  # see above
+
+    def terms(n: int, d: int = 1) -> Terms:
+        return Terms.agreed(clients=n, length=d, bound=1.0)
+
+    def run(updates: Updates, network: Network) -> Any:
+        return secure_sum(dict(enumerate(updates)), terms(*updates.shape), network=network).total
+
+    def mask(seed: bytes, d: int, modulus: int) -> npt.NDArray[Any]:
+        del modulus
+        words = np.zeros(d, np.uint32)
+        add_mask(words, seed)
+        return words
+
+    return SecureAggregation(
+        "fl_impl secure aggregation",
+        run,
+        stages=("advertise", "share", "mask", "agree", "reveal"),
+        masked="mask",
+        minimum=lambda n: terms(n).minimum,
+        step=lambda n: terms(n).encoding.step,
+        mask=mask,
+        masked_words=_masked_words,
+    )
+
+
+def _masked_words(updates: Updates) -> npt.NDArray[np.uint32]:
+    """What a curious server unseals of the masked messages of a session."""
+    from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # see above
+    from fl_impl.privacy.secure_aggregation.server import Server  # noqa: PLC0415  # see above
+
+    class Curious(Server):
+        def _add(self, number: int, message: bytes) -> None:
+            seen[number] = np.frombuffer(self._opened("masked", number, message), "<u4")
+            super()._add(number, message)
+
+    seen = dict[int, "npt.NDArray[np.uint32]"]()
+    n, d = updates.shape
+    terms = Terms.agreed(clients=n, length=d, bound=1.0)
+    secure_sum(dict(enumerate(updates)), terms, server_class=Curious)
+    return np.stack([seen[i] for i in range(n)])

@@ -1,0 +1,51 @@
+"""What every test of the suite gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+# In-process pytester forgets the modules that its run imports: numpy then refuses to load twice, and classes lose their
+# identity. So everything that a test may import is imported here first, before pytester takes its snapshot.
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+import fl_impl.aggregators
+import fl_impl.attacks
+import pytest_fl.adapters
+import pytest_fl.cases
+import pytest_fl.checks
+import pytest_fl.page
+import pytest_fl.plugin
+import pytest_fl.runner
+import pytest_fl.summary
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(pytest_fl.__file__).parents[1]
+IMPORTED = (fl_impl, hypothesis, np, pytest_fl, torch)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Let benchmarks take their time only where --benchmark-only or --benchmark-enable asks for it."""
+    options = config.option
+    if not (getattr(options, "benchmark_only", False) or getattr(options, "benchmark_enable", False)):
+        options.benchmark_disable = True
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
+    """Run pytest in an empty folder with this plugin and those asked for by -p, whatever else is installed."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for subprocesses, where the package is not installed
+    for inherited in ("GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
+        monkeypatch.delenv(inherited, raising=False)
+
+    def run(*arguments: str) -> pytest.RunResult:
+        quiet = "ignore::pytest.PytestAssertRewriteWarning"  # the plugin is loaded already, by this very run
+        return pytester.runpytest_inprocess("-p", "pytest_fl.plugin", "-p", "no:cacheprovider", "-W", quiet, *arguments)
+
+    return run

@@ -1,0 +1,44 @@
+"""README.md tells the truth: its tables are generated, its examples run, its commands are those of CI."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_fl.knobs import KNOBS
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "scripts" / "readme_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_up_to_date(tables):
+    assert tables.written(TEXT) == TEXT, "run: python scripts/readme_tables.py --write"
+
+
+def test_commands_are_those_of_ci():
+    main, tests = re.findall(r"^python3 -m venv .*$", TEXT, re.MULTILINE)
+    steps = (ROOT / ".ci" / "run").read_text()
+    install = main.split(" && ")[1].removeprefix(".venv/bin/")
+    assert install in steps
+    assert tests.split(" && ")[1] == main.split(" && ")[1]
+    assert steps.endswith(tests.split(" && ")[2].removeprefix(".venv/bin/") + "\n")
+
+
+def test_every_option_is_in_the_readme():
+    for name in [*KNOBS, "report", "bench-compare"]:
+        assert f"--fl-{name}" in TEXT
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert targets
+    assert not [target for target in targets if not target.startswith("http") and not (ROOT / target).exists()]

@@ -1,0 +1,19 @@
+"""`fl-experiment`: the entry point; the commands themselves need typer and rich, an extra."""
+
+from __future__ import annotations
+
+import sys
+
+from fl_impl.extras import require
+
+
+def main() -> None:
+    """Run the command line; without its libraries, say how to get them."""
+    try:
+        for library in ("typer", "rich"):
+            require(library, extra="cli")
+    except ModuleNotFoundError as error:
+        sys.exit(f"fl-experiment: {error}")
+    from fl_impl.commands import app  # noqa: PLC0415  # it imports typer
+
+    app()

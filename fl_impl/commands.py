@@ -1,0 +1,138 @@
+"""The commands of `fl-experiment`: run, compare, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fl_impl.experiment import Grid, run_grid
+from fl_impl.metrics import LATEST, FLMetrics
+from fl_impl.presenting import console, last, picture, plan, present, progress, status, stored
+from fl_impl.settings import BROKEN, INTERRUPTED, USAGE, configuration, fail, reason, settings_of, with_settings
+from fl_impl.specs import split
+
+if TYPE_CHECKING:
+    from fl_impl.experiment import Trial
+    from fl_impl.metrics import RoundResult
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Federated learning under attack.")
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="A .toml, .yaml or .json file of settings.", exists=True)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")]
+
+
+@app.command()
+@with_settings()
+def run(
+    config: ConfigFile = None,
+    output: Annotated[Path, typer.Option(help="Metrics; checkpoint and picture lie beside it.")] = Path(LATEST),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the output stops.")] = False,
+    dry_run: DryRun = False,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Run one federation: a progress bar, the metrics as JSON, a checkpoint after each round, and a picture."""
+    chosen = configuration(config, settings)
+    if dry_run:
+        console.print(plan(chosen))
+        return
+    from fl_impl.clients import make_clients  # noqa: PLC0415  # torch takes seconds: not for --help
+    from fl_impl.coordinator import FederatedLearningCoordinator  # noqa: PLC0415  # as above
+
+    coordinator = FederatedLearningCoordinator(chosen)
+    with progress() as bar:
+        task = bar.add_task("rounds", total=chosen.num_rounds, status="")
+
+        def show(result: RoundResult) -> None:
+            bar.update(task, completed=result.round, status=status(result))
+
+        try:
+            metrics = coordinator.run(make_clients(chosen), output=output, resume=resume, on_round=show)
+        except KeyboardInterrupt:
+            fail(f"interrupted after round {len(coordinator.metrics.rounds)}; --resume goes on from {output}", INTERRUPTED)
+        except ValueError as error:
+            fail(reason(error), BROKEN)
+    console.print(f"{status(metrics.final)}  ->  {output}")
+    picture(metrics)
+
+
+@app.command()
+@with_settings(without=("aggregation", "attack", "byzantine_fraction", "seed"))
+def compare(
+    config: ConfigFile = None,
+    aggregators: Annotated[str | None, typer.Option(help="Rules, with commas between.")] = None,
+    attacks: Annotated[str | None, typer.Option(help="Attacks, with commas between; the clean run is always there.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Byzantine fractions, with commas between.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, with commas between.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = Path("fl_compare"),
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default.")] = None,
+    dry_run: DryRun = False,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Run a grid of aggregators, attacks, fractions and seeds; print the table, write heat maps and one HTML page.
+
+    A config file may name aggregators, attacks, fractions and seeds too, as lists.
+    """
+    try:
+        axes = {"aggregators": aggregators, "attacks": attacks, "fractions": fractions, "seeds": seeds}
+        grid = grid_of(settings_of(config, settings), axes)
+        trials = grid.trials()
+    except (ValueError, OSError) as error:
+        fail(reason(error), USAGE)
+    done = sum(trial.path(output).exists() for trial in trials)
+    console.print(f"{len(trials)} federations, {done} of them done already in {output}")
+    if dry_run:
+        for trial in trials:
+            console.print(f"{trial.aggregator}  {trial.attack}  {trial.fraction:g}  seed {trial.seed}", highlight=False)
+        return
+    with progress() as bar:
+        task = bar.add_task("federations", total=len(trials), status="")
+
+        def show(trial: Trial, metrics: FLMetrics) -> None:
+            bar.update(task, advance=1, status=f"{trial.aggregator}, {trial.attack}, {trial.fraction:.0%}: {last(metrics)}")
+
+        try:
+            results = run_grid(grid, output, workers=workers, on_done=show)
+        except KeyboardInterrupt:
+            fail(f"interrupted; what is done lies in {output}, and the same command goes on from there", INTERRUPTED)
+    present(results, output)
+
+
+def grid_of(settings: dict[str, Any], axes: dict[str, str | None]) -> Grid:
+    """The grid of a file and of what the command line says, which wins."""
+    defaults = {"aggregators": "fedavg,krum,nnm|trimmed_mean", "attacks": "sign_flip", "fractions": "0.2", "seeds": "0"}
+    chosen: dict[str, tuple[str, ...]] = {}
+    for name, said in axes.items():
+        read = settings.pop(name, defaults[name])
+        listed = (
+            split(said, ",") if said is not None else split(read, ",") if isinstance(read, str) else list(map(str, read))
+        )
+        chosen[name] = tuple(part.strip() for part in listed)
+    for name in ("aggregation", "attack", "byzantine_fraction", "seed"):
+        settings.pop(name, None)  # the grid sets these
+    fractions, seeds = tuple(map(float, chosen["fractions"])), tuple(map(int, chosen["seeds"]))
+    return Grid(chosen["aggregators"], chosen["attacks"], fractions, seeds, settings)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="Metrics of a run, or the folder of a comparison.", exists=True)],
+    output: Annotated[Path | None, typer.Option(help="The HTML page; beside the source by default.")] = None,
+) -> None:
+    """Make one self-contained HTML page of a run or a comparison."""
+    from fl_impl.report import run_page  # noqa: PLC0415  # only where a page is made
+
+    if source.is_dir():
+        present(stored(source), source, output)
+        return
+    try:
+        metrics = FLMetrics.load(source)
+        page = run_page(metrics)
+    except (ValueError, KeyError) as error:
+        fail(str(error), USAGE)
+    target = output or source.with_suffix(".html")
+    target.write_text(page, encoding="utf-8")
+    console.print(f"{status(metrics.final)}  ->  {target}")

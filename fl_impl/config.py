@@ -1,0 +1,241 @@
+"""`FLConfig`: every setting of a federation, checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+
+from fl_impl.aggregators import resolve as resolve_aggregator
+from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.data import partition
+from fl_impl.extras import require
+from fl_impl.server import server_optimizer
+from fl_impl.specs import nearest, parse
+
+if TYPE_CHECKING:
+    from fl_impl.aggregators import Aggregator
+
+TO_COME = {
+    "differential_privacy": (False, "differential privacy comes with the issue 'Privacy': leave it False until then"),
+    "compression": ("none", "compression comes with the issue 'Privacy': leave it 'none' until then"),
+}
+"""Fields whose issue is not done yet: the only value that is accepted, and what is said to any other."""
+
+
+@lru_cache
+def byzantine_count(fraction: float, n: int) -> int:
+    """floor(fraction n), of the number that was written: 0.3 of 10 is 3, 0.29 of 100 is 29, 1/3 of 3 is 1."""
+    simple = Fraction(fraction).limit_denominator(1000)
+    exact = simple if float(simple) == fraction else Fraction(str(fraction))
+    return math.floor(exact * n)
+
+
+class FLConfig(BaseModel):
+    """The settings of a federation. ValueError for contradictions, and for an unknown field, with the nearest name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
+
+    num_rounds: int = Field(10, ge=1)
+    """Rounds of the whole run."""
+    num_clients: int = Field(10, ge=1)
+    """Simulated clients."""
+    fraction_fit: float = Field(1.0, gt=0, le=1)
+    """The share of the clients that trains in a round."""
+    min_clients: int = Field(1, ge=1)
+    """The quorum: with fewer sound updates a round is an error."""
+    seed: int = Field(0, ge=0)
+    """All random numbers follow from it."""
+    backend: Literal["local", "flower", "flower-inline", "flower-deployment"] = "local"
+    """The engine: this process, Flower's simulation, Flower's messages without processes, or SuperLink and SuperNodes."""
+
+    dataset: Any = "digits"
+    """A name, a pair (x, y) of arrays, a Dataset or a torch data set: see fl_impl.data.load."""
+    partition: str = "iid"
+    """"iid", "dirichlet(0.5)", "pathological(2)", "quantity(1.0)", "gamma_similarity(0.3)" or "natural"."""
+    model: Any = "mlp"
+    """A name, a torch module, or a function that makes one: see fl_impl.models.make_task."""
+    loss: Any = None
+    """(outputs, targets) -> scalar; cross entropy, or squared error for a regression, where None."""
+
+    local_epochs: int = Field(1, ge=1)
+    """Passes over a client's data in a round."""
+    local_steps: int | None = Field(None, ge=1)
+    """Batches per round, instead of epochs."""
+    batch_size: int = Field(32, ge=1)
+    """Samples in a step."""
+    learning_rate: float = Field(0.1, gt=0)
+    """Of the clients."""
+    client_algorithm: str | None = None
+    """"sgd", "fedprox(mu=0.01)" or "scaffold"; None is "fedprox" where aggregation is "fedprox", else "sgd"."""
+    client_momentum: float = Field(0.0, ge=0, lt=1)
+    """beta of v <- beta v + (1 - beta) g, kept from round to round."""
+    client_timeout: float | None = Field(None, gt=0)
+    """Seconds that a client of the user's own may take."""
+    server_optimizer: str = "sgd"
+    """"sgd(learning_rate=1.0, momentum=0.9)", "adam" or "yogi": see fl_impl.server."""
+
+    aggregation: Any = "fedavg"
+    """A spec such as "nnm|trimmed_mean", an Aggregator, or a function (updates, f)."""
+    byzantine_fraction: float = Field(0.0, ge=0, lt=1)
+    """The share that the aggregator is to tolerate."""
+    attack: Any = None
+    """A spec such as "sign_flip" or "backdoor|model_replacement", an Attack, or a function (honest, f, rng)."""
+    attack_fraction: float | None = Field(None, ge=0, le=1)
+    """The share of the clients that attacks; None is byzantine_fraction."""
+    attack_start: int = Field(1, ge=1)
+    """The first round with an attack."""
+    attack_stop: int | None = Field(None, ge=1)
+    """The last round with an attack; None is the last round of all."""
+
+    differential_privacy: bool = False
+    """Clip updates and add noise."""
+    dp_epsilon: float | None = Field(None, gt=0)
+    """The privacy budget."""
+    dp_delta: float | None = Field(None, gt=0, lt=1)
+    """The probability that the budget does not hold."""
+    compression: Literal["none", "sparse", "quantize"] = "none"
+    """How updates travel."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, given: Any) -> Any:
+        for name in cast("dict[str, Any]", given) if isinstance(given, dict) else ():
+            if name not in cls.model_fields:
+                raise ValueError(f"FLConfig has no field {name!r}{nearest(name, cls.model_fields)}")
+        return given
+
+    @field_validator("aggregation")
+    @classmethod
+    def _an_aggregator(cls, given: Any) -> Any:
+        resolve_aggregator(given)
+        return given
+
+    @field_validator("attack")
+    @classmethod
+    def _an_attack(cls, given: Any) -> Any:
+        if given is not None:
+            resolve_attack(given)
+        return given
+
+    @field_validator("partition", "server_optimizer")
+    @classmethod
+    def _a_spec(cls, given: str, info: ValidationInfo) -> str:
+        (partition if info.field_name == "partition" else server_optimizer).bind(given)
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, (only, message) in TO_COME.items():
+            if getattr(self, name) != only:
+                raise ValueError(message)
+        for problem in _contradictions(self):
+            raise ValueError(problem)
+        return self
+
+    @cached_property
+    def rule(self) -> Aggregator:
+        """The aggregator."""
+        return resolve_aggregator(self.aggregation)
+
+    @cached_property
+    def algorithm(self) -> tuple[str, float]:
+        """The client's algorithm and the mu of its proximal term: ("sgd", 0), ("fedprox", 0.01), ("scaffold", 0)."""
+        return client_algorithm(self.client_algorithm or ("fedprox" if self.aggregation == "fedprox" else "sgd"))
+
+    @property
+    def fit_clients(self) -> int:
+        """How many clients train in a round: floor(fraction_fit num_clients), one at least."""
+        return max(1, byzantine_count(self.fraction_fit, self.num_clients))
+
+    def tolerated(self, n: int) -> int:
+        """The f that the aggregator is told in a round of n clients."""
+        return byzantine_count(self.byzantine_fraction, n)
+
+    @property
+    def attackers(self) -> int:
+        """How many of all clients attack, once they do."""
+        fraction = self.byzantine_fraction if self.attack_fraction is None else self.attack_fraction
+        return 0 if self.attack is None else byzantine_count(fraction, self.num_clients)
+
+    @field_serializer("aggregation", "attack", "dataset", "model", "loss")
+    def _as_text(self, given: Any) -> str | None:
+        return None if given is None else describe(given)
+
+    @classmethod
+    def load(cls, path: str | Path, **changes: Any) -> FLConfig:
+        """Read a .toml, .yaml, .yml or .json file; keywords replace what it says. Raises ValueError for another ending."""
+        return cls(**{**read_settings(Path(path)), **changes})
+
+
+def describe(given: Any) -> str:
+    """What a setting is, as text: the spec or import path that gives it back where there is one."""
+    if isinstance(given, str):
+        return str(given)
+    if hasattr(given, "spec"):
+        return str(given.spec)
+    if hasattr(given, "__qualname__"):
+        return f"{given.__module__}:{given.__qualname__}"
+    if isinstance(given, tuple):
+        return f"arrays{tuple(len(part) for part in cast('tuple[Any, ...]', given))}"
+    return type(given).__name__
+
+
+def client_algorithm(text: str) -> tuple[str, float]:
+    """The name and mu of "sgd", "fedprox", "fedprox(mu=0.1)" or "scaffold". Raises ValueError for another."""
+    spec = parse(text)
+    known = ("sgd", "fedprox", "scaffold")
+    if spec.name not in known:
+        raise ValueError(f"expected a client algorithm, got {text!r}{nearest(spec.name, known)}")
+    values = {**dict(zip(("mu",), spec.arguments, strict=False)), **spec.options}
+    if set(values) - {"mu"} or len(spec.arguments) > 1 or (values and spec.name != "fedprox"):
+        raise ValueError(f'expected "sgd", "fedprox(mu=0.01)" or "scaffold", got {text!r}')
+    mu = values.get("mu", 0.01)
+    if not isinstance(mu, int | float) or not 0 <= mu < math.inf:
+        raise ValueError(f"mu of fedprox must be a number >= 0, got {mu!r}")
+    return spec.name, float(mu) if spec.name == "fedprox" else 0.0
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping in a TOML, YAML or JSON file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".toml":
+        import tomllib  # noqa: PLC0415  # read on request
+
+        return tomllib.loads(text)
+    if path.suffix in (".yaml", ".yml"):
+        read = require("yaml", extra="cli").safe_load(text)
+    elif path.suffix == ".json":
+        read = json.loads(text)
+    else:
+        raise ValueError(f"expected a .toml, .yaml, .yml or .json file, got {path.name!r}")
+    if not isinstance(read, dict):
+        raise ValueError(f"expected a mapping of settings in {path}, got {type(read).__name__}")  # noqa: TRY004  # a bad file
+    return cast("dict[str, Any]", read)
+
+
+def _contradictions(config: FLConfig) -> list[str]:
+    """What cannot be meant, each with the remedy."""
+    n = config.fit_clients
+    f = config.tolerated(n)
+    needed = config.rule.min_clients(f)
+    name, _ = config.algorithm
+    found = {
+        f"{describe(config.aggregation)} needs n >= {needed} clients a round for f={f} (byzantine_fraction "
+        f"{config.byzantine_fraction} of {n}); lower the fraction or take more clients": n < needed,
+        f"min_clients={config.min_clients} is more than the {n} clients of a round": config.min_clients > n,
+        "local_steps replaces local_epochs: give one of them": config.local_steps is not None
+        and "local_epochs" in config.model_fields_set,
+        "scaffold counts K equal steps: give local_steps": name == "scaffold" and config.local_steps is None,
+        "attack_fraction without an attack: give attack": config.attack is None and config.attack_fraction is not None,
+        f"attack_stop={config.attack_stop} is before attack_start={config.attack_start}": config.attack_stop is not None
+        and config.attack_stop < config.attack_start,
+        "dp_epsilon and dp_delta need differential_privacy=True": not config.differential_privacy
+        and (config.dp_epsilon is not None or config.dp_delta is not None),
+    }
+    return [message for message, holds in found.items() if holds]

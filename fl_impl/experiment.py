@@ -1,0 +1,183 @@
+"""Grids of federations: every aggregator against every attack, at every fraction, over seeds, on all cores, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fl_impl.config import FLConfig
+from fl_impl.metrics import FLMetrics
+
+NONE = "none"
+"""The attack that is none: the clean run that the others are compared with."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One federation of a grid."""
+
+    aggregator: str
+    attack: str
+    fraction: float
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict[str, Any], compare=False, hash=False)
+    """The other fields of FLConfig."""
+
+    def config(self) -> FLConfig:
+        """Its configuration. Raises ValueError where it contradicts itself."""
+        attack = None if self.attack == NONE else self.attack
+        chosen: dict[str, Any] = {
+            "aggregation": self.aggregator,
+            "attack": attack,
+            "byzantine_fraction": self.fraction,
+            "seed": self.seed,
+        }
+        return FLConfig(**{**self.settings, **chosen})
+
+    def path(self, folder: Path) -> Path:
+        """Where its metrics are kept: named by the whole configuration, so that another grid finds what is done."""
+        text = json.dumps(self.config().model_dump(mode="json"), sort_keys=True)
+        return folder / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared. Every aggregator also runs without attack."""
+
+    aggregators: tuple[str, ...]
+    attacks: tuple[str, ...]
+    fractions: tuple[float, ...] = (0.2,)
+    seeds: tuple[int, ...] = (0,)
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def trials(self) -> list[Trial]:
+        """All of them, clean runs first. Raises ValueError where one is inadmissible, before any has run."""
+        attacks = (NONE, *(attack for attack in self.attacks if attack != NONE))
+        found = [
+            Trial(aggregator, attack, fraction, seed, self.settings)
+            for attack in attacks
+            for aggregator in self.aggregators
+            for fraction in self.fractions
+            for seed in self.seeds
+        ]
+        for trial in found:
+            trial.config()
+        return found
+
+
+def run_trial(trial: Trial, folder: Path) -> FLMetrics:
+    """Run one federation, or read it where it is done. A federation that breaks down is a result, with its reason."""
+    path = trial.path(folder)
+    if path.exists():
+        return FLMetrics.load(path)
+    import torch  # noqa: PLC0415  # workers import it, the process that plans does not
+
+    from fl_impl.clients import make_clients  # noqa: PLC0415  # as above
+    from fl_impl.coordinator import FederatedLearningCoordinator  # noqa: PLC0415  # as above
+
+    torch.set_num_threads(1)
+    config = trial.config()
+    coordinator = FederatedLearningCoordinator(config)
+    try:
+        metrics = coordinator.run(make_clients(config), output=None)
+    except ValueError as error:
+        metrics = coordinator.metrics
+        metrics.error = str(error)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metrics.save(path)
+    return metrics
+
+
+def run_grid(
+    grid: Grid, folder: Path, *, workers: int | None = None, on_done: Callable[[Trial, FLMetrics], None] | None = None
+) -> dict[Trial, FLMetrics]:
+    """Run all trials that are not done, on `workers` processes (all cores if None), and return all results.
+
+    What is done stays done: a run that is interrupted is taken up again by the next call.
+    """
+    trials, results = grid.trials(), dict[Trial, FLMetrics]()
+    for trial in [trial for trial in trials if trial.path(folder).exists()]:
+        results[trial] = run_trial(trial, folder)
+        if on_done is not None:
+            on_done(trial, results[trial])
+    for trial, metrics in _parallel(
+        [trial for trial in trials if trial not in results], folder, workers or os.cpu_count() or 1
+    ):
+        results[trial] = metrics
+        if on_done is not None:
+            on_done(trial, metrics)
+    return {trial: results[trial] for trial in trials}
+
+
+def _parallel(trials: Sequence[Trial], folder: Path, workers: int) -> Iterator[tuple[Trial, FLMetrics]]:
+    """(trial, its metrics) as they end."""
+    if workers == 1 or len(trials) < 2:
+        for trial in trials:
+            yield trial, run_trial(trial, folder)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(trials)), mp_context=context) as pool:
+        waiting: dict[Future[FLMetrics], Trial] = {pool.submit(run_trial, trial, folder): trial for trial in trials}
+        try:
+            while waiting:
+                for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(done), done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The results of a grid, looked up by aggregator, attack and fraction."""
+
+    results: Mapping[Trial, FLMetrics]
+
+    @property
+    def aggregators(self) -> list[str]:
+        """In the order in which they were asked for."""
+        return list(dict.fromkeys(trial.aggregator for trial in self.results))
+
+    @property
+    def attacks(self) -> list[str]:
+        """In the order in which they were asked for, "none" first."""
+        return list(dict.fromkeys(trial.attack for trial in self.results))
+
+    @property
+    def fractions(self) -> list[float]:
+        """Ascending."""
+        return sorted({trial.fraction for trial in self.results})
+
+    def runs(self, aggregator: str, attack: str, fraction: float) -> list[FLMetrics]:
+        """One for each seed."""
+        wanted = (aggregator, attack, fraction)
+        return [metrics for t, metrics in self.results.items() if (t.aggregator, t.attack, t.fraction) == wanted]
+
+    def accuracy(self, aggregator: str, attack: str, fraction: float) -> float:
+        """After the last round, mean over the seeds; NaN where no run got through a round."""
+        return mean(run.rounds[-1].accuracy for run in self.runs(aggregator, attack, fraction) if run.rounds)
+
+    def worst(self, aggregator: str, fraction: float) -> float:
+        """Under the attack that hurts most."""
+        values = (self.accuracy(aggregator, attack, fraction) for attack in self.attacks)
+        return min((value for value in values if not math.isnan(value)), default=math.nan)
+
+    def course(self, aggregator: str, attack: str, fraction: float) -> list[tuple[float, float]]:
+        """(round, accuracy), mean over the seeds, as far as all of them went."""
+        lines = zip(*(run.rounds for run in self.runs(aggregator, attack, fraction)), strict=False)
+        return [(float(line[0].round), mean(result.accuracy for result in line)) for line in lines]
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of those that are numbers; NaN where none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan

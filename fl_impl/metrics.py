@@ -1,0 +1,163 @@
+"""What a federation did, round by round: kept as plain numbers, saved as JSON, CSV or a pandas frame, drawn as a picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fl_impl.extras import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+VERSION: Final = 1
+LATEST: Final = "fl_run_latest.json"
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One round. All but `seconds` follow from the configuration and its seed; in simulation the honest truth is known."""
+
+    round: int
+    """From 1."""
+    global_loss: float
+    """Of the new global model on held-out data; NaN where it diverged."""
+    accuracy: float
+    """Likewise; NaN where there are no classes."""
+    client_variance: float
+    """(1/h) sum ||x_i - mu||^2 over the h honest updates."""
+    num_clients: int
+    """Updates that were aggregated."""
+    byzantine: tuple[int, ...] = ()
+    """The clients that attacked."""
+    rejected: Mapping[int, str] = field(default_factory=dict[int, str])
+    """Clients whose answer was not used, and why."""
+    bytes_up: int = 0
+    bytes_down: int = 0
+    epsilon: float | None = None
+    """Privacy spent so far; None without differential privacy."""
+    seconds: float = field(default=0.0, compare=False)
+    deviation: float = math.nan
+    """||aggregate - mu||, mu the mean of the honest updates."""
+    train_loss: float = math.nan
+    """Mean over the honest clients."""
+    attack_success: float | None = None
+    """Share of the samples that the attacker cares about that are read as it wishes; None where it only does harm."""
+    f: int = 0
+    """What the aggregator was told."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; NaN becomes null, `seconds` is left out."""
+        values = {name: value for name, value in vars(self).items() if name in NAMES and name != "seconds"}
+        values |= {"byzantine": list(self.byzantine), "rejected": {str(client): why for client, why in self.rejected.items()}}
+        return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+
+    @cached_property
+    def text(self) -> str:
+        """Itself as JSON, made once: a run of many rounds writes all of them after each."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], seconds: float = 0.0) -> RoundResult:
+        """The round that `to_dict` gave."""
+        read: dict[str, Any] = {**values, "seconds": seconds, "byzantine": tuple(values["byzantine"])}
+        read["rejected"] = {int(client): reason for client, reason in values["rejected"].items()}
+        numbers = ("global_loss", "accuracy", "client_variance", "deviation", "train_loss")
+        read |= {name: math.nan for name in numbers if read.get(name) is None}
+        return cls(**read)
+
+
+NAMES: Final = tuple(entry.name for entry in fields(RoundResult))
+
+
+@dataclass
+class FLMetrics:
+    """The rounds of a federation and the configuration that led to them."""
+
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    rounds: list[RoundResult] = field(default_factory=list[RoundResult])
+    clients: dict[str, list[float]] = field(default_factory=dict[str, "list[float]"])
+    """"samples" and "label_skew" of each simulated client."""
+    error: str = ""
+    """Why the run ended before its last round; empty where it did not."""
+    path: Path | None = field(default=None, compare=False)
+    """Where it was saved or loaded last."""
+
+    @property
+    def final(self) -> RoundResult:
+        """The last round. Raises ValueError where there is none."""
+        if not self.rounds:
+            raise ValueError("there is no round yet: call coordinator.run(clients) first")
+        return self.rounds[-1]
+
+    def series(self, name: str) -> list[Any]:
+        """One field of all rounds: `metrics.series("accuracy")`."""
+        return [getattr(result, name) for result in self.rounds]
+
+    def save(self, path: str | Path = LATEST) -> Path:
+        """Write JSON, so that no reader ever meets half a file. Seconds stand apart: all else is reproducible."""
+        rest = {
+            "config": self.config,
+            "clients": self.clients,
+            "error": self.error,
+            "seconds": [round(result.seconds, 6) for result in self.rounds],
+        }
+        rounds = ",\n".join(result.text for result in self.rounds)
+        text = f'{{"version": {VERSION}, "rounds": [\n{rounds}\n], {json.dumps(rest, allow_nan=False)[1:]}\n'
+        self.path = Path(path)
+        write_atomically(self.path, text.encode())
+        return self.path
+
+    @classmethod
+    def load(cls, path: str | Path = LATEST) -> FLMetrics:
+        """What `save` wrote. Raises ValueError for a file that is something else."""
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(read, dict) or "rounds" not in read or read.get("version") != VERSION:
+            raise ValueError(f"{path} is not a metrics file of version {VERSION}: FLMetrics.save writes them")
+        rounds = [RoundResult.from_dict(r, s) for r, s in zip(read["rounds"], read["seconds"], strict=True)]
+        return cls(read["config"], rounds, read["clients"], read.get("error", ""), Path(path))
+
+    def to_csv(self, path: str | Path) -> Path:
+        """One line a round."""
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(NAMES)
+            writer.writerows([_cell(getattr(result, name)) for name in NAMES] for result in self.rounds)
+        return Path(path)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a round. Raises ModuleNotFoundError where pandas is not installed."""
+        return require("pandas", extra="plots").DataFrame([asdict(result) for result in self.rounds])
+
+    def plot_convergence(self, path: str | Path | None = None) -> Figure:
+        """Draw accuracy, loss and deviation over the rounds to a picture file, beside the metrics file if no path is given.
+
+        Raises ModuleNotFoundError where matplotlib is not installed.
+        """
+        from fl_impl.plots import convergence  # noqa: PLC0415  # matplotlib is an extra
+
+        target = Path(path) if path is not None else (self.path or Path(LATEST)).with_suffix(".png")
+        figure = convergence(self)
+        figure.savefig(target, dpi=150)
+        return figure
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{client}: {reason}" for client, reason in value.items())
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file in one step: a process killed at any moment leaves the old file or the new one."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
+    part.replace(path)

@@ -1,0 +1,170 @@
+"""What is learnt: models by name, the user's own, and the task of model, loss and data that clients share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from fl_impl.data.labelled import Array, Dataset
+from fl_impl.parameters import Layout, Vector, layout_of, to_vector
+from fl_impl.randomness import torch_seed
+from fl_impl.registry import Registry
+from fl_impl.specs import import_attribute
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+SMALL: Final = 1_000_000
+model: Registry[Any] = Registry("a model")
+"""Functions (data) -> torch module; those decorated with it are known by their names."""
+
+
+@model
+def mlp(data: Dataset, *, hidden: int = 64, layers: int = 1) -> nn.Module:
+    """Fully connected with ReLU: 64-64-10 on the digits."""
+    widths = [features(data), *[hidden] * layers]
+    parts = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*parts, nn.Linear(widths[-1], outputs(data)))
+
+
+@model
+def linear(data: Dataset) -> nn.Module:
+    """Logistic (or linear) regression."""
+    return nn.Sequential(nn.Linear(features(data), outputs(data)))
+
+
+@model
+def cnn(data: Dataset, *, channels: int = 8) -> nn.Module:
+    """Two 3 x 3 convolutions, each with ReLU and 2 x 2 pooling, and a linear layer; for images."""
+    if len(data.image) != 2:
+        raise ValueError(f'the model "cnn" needs images; {data.name!r} has none: use "mlp"')
+    height, width = data.image
+    return nn.Sequential(
+        nn.Unflatten(-1, (1, height, width)),
+        nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(-3), nn.Linear(2 * channels * (height // 4) * (width // 4), outputs(data)),
+    )  # fmt: skip
+
+
+def features(data: Dataset) -> int:
+    """Numbers in one input."""
+    return math.prod(data.x.shape[1:])
+
+
+def outputs(data: Dataset) -> int:
+    """Classes, or numbers in one target."""
+    return data.classes or math.prod(data.y.shape[1:])
+
+
+def squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean squared error; targets may lack the last axis of length one."""
+    return functional.mse_loss(outputs, targets.reshape(outputs.shape))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss (NaN where it is not finite), and the share of right answers (NaN where the data have no classes)."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A model's shape, its first parameters and its loss: all that clients and coordinator share of it."""
+
+    module: nn.Module
+    """Only its form is used: parameters always come from outside."""
+    loss: Loss
+    layout: Layout
+    initial: Vector
+    unbatched: list[str] = field(default_factory=list[str])
+    """Why torch.func cannot batch this model, once that was tried and failed."""
+    scratch: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict[str, "dict[str, torch.Tensor]"])
+    """Room for the stacked parameters of a cohort, kept from round to round: fresh memory costs more than the arithmetic."""
+
+    def outputs(self, parameters: Vector, x: Array) -> torch.Tensor:
+        """The model's outputs for these inputs."""
+        self.module.eval()
+        views = self.layout.views(torch.from_numpy(parameters))
+        with torch.no_grad(), threads_for(self.layout.d):
+            return functional_call(self.module, views, (torch.from_numpy(x),))
+
+    def evaluate(self, parameters: Vector, data: Dataset) -> Evaluation:
+        """Loss and accuracy of a (d,) parameter vector on data."""
+        answers, targets = self.outputs(parameters, data.x), torch.from_numpy(data.y)
+        accuracy = float((answers.argmax(-1) == targets).float().mean()) if data.classes else math.nan
+        loss = float(self.loss(answers, targets))
+        return Evaluation(loss if math.isfinite(loss) else math.nan, accuracy)
+
+
+def make_task(data: Dataset, chosen: Any = "mlp", loss: Loss | None = None, seed: int = 0) -> Task:
+    """The task of a data set and a model: a spec such as "mlp(hidden=32)", "module:factory", a module, or a factory.
+
+    A factory is called with the data set if it takes an argument. The first parameters follow from the seed.
+    """
+    module = chosen if isinstance(chosen, nn.Module) else built(factory(chosen), data, seed)
+    if loss is None:
+        loss = functional.cross_entropy if data.classes else squared_error
+    return Task(module, loss, layout_of(module), to_vector(module))
+
+
+def factory(chosen: Any) -> Callable[..., Any]:
+    """What makes the module. Raises ValueError for what is no model."""
+    if isinstance(chosen, str):
+        return model.bind(chosen) if ":" not in chosen else factory(import_attribute(chosen))
+    if callable(chosen):
+        return chosen
+    raise ValueError(f"expected a model: a name, a torch module or a function that makes one; got {chosen!r}")
+
+
+def built(make: Callable[..., Any], data: Dataset, seed: int) -> nn.Module:
+    """The module, its weights drawn from the seed."""
+    with own_randomness(torch_seed(seed)):
+        return make(data) if takes_argument(make) else make()
+
+
+@contextmanager
+def threads_for(d: int) -> Generator[None]:
+    """One torch thread for models of under a million parameters, then as before.
+
+    Their steps are microseconds long: threads would wait for one another, for seconds where cores are shared with others.
+    """
+    before = torch.get_num_threads()
+    if d >= SMALL or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def own_randomness(seed: int) -> Generator[None]:
+    """Torch's default generator seeded, then set back as it was: layers draw weights and dropout from no other."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+def takes_argument(make: Callable[..., Any]) -> bool:
+    """Whether a factory wants the data set."""
+    target = make.func if isinstance(make, functools.partial) else make
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in inspect.signature(target).parameters.values() if p.kind in kinds and p.default is p.empty]
+    return bool(needed)

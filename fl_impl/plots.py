@@ -1,0 +1,80 @@
+"""Pictures of federations; matplotlib is imported when one is drawn, and no window is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fl_impl.extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fl_impl.metrics import FLMetrics
+
+
+def new_figure(width: float, height: float, **subplots: Any) -> tuple[Figure, Any]:
+    """A figure and its axes, outside pyplot's global state."""
+    figure = require("matplotlib.figure", extra="plots").Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(**subplots)
+
+
+def convergence(metrics: FLMetrics) -> Figure:
+    """Accuracy, loss and deviation from the honest mean over the rounds; rounds under attack are shaded."""
+    figure, axes = new_figure(10, 3.2, ncols=3)
+    rounds = metrics.series("round")
+    drawn = (
+        ("accuracy", "accuracy on held-out data", False),
+        ("global_loss", "loss on held-out data", False),
+        ("deviation", "distance of aggregate and honest mean", True),
+    )
+    for axis, (name, title, logarithmic) in zip(axes, drawn, strict=True):
+        values = metrics.series(name)
+        axis.plot(rounds, values, marker=".", linewidth=1.2)
+        axis.set(xlabel="round", title=title)
+        if logarithmic and any(value > 0 for value in values):
+            axis.set_yscale("log")
+        for result in metrics.rounds:
+            if result.byzantine:
+                axis.axvspan(result.round - 0.5, result.round + 0.5, color="tab:red", alpha=0.07, linewidth=0)
+    success = [value if value is not None else float("nan") for value in metrics.series("attack_success")]
+    if any(value == value for value in success):  # noqa: PLR0124  # NaN is what differs from itself
+        axes[0].plot(rounds, success, color="tab:red", linestyle="--", linewidth=1, label="attack success")
+        axes[0].legend()
+    axes[0].set_ylim(0, 1)
+    figure.suptitle(title_of(metrics), fontsize=9)
+    return figure
+
+
+def title_of(metrics: FLMetrics) -> str:
+    """What ran, in a line."""
+    said = metrics.config
+    attack = f"under {said.get('attack')}" if said.get("attack") else "without attack"
+    data = f"{said.get('dataset')}, {said.get('partition')}, {said.get('num_clients')} clients"
+    return f"{said.get('aggregation')} {attack}: {data}"
+
+
+def heat_map(rows: list[str], columns: list[str], values: list[list[float]], title: str) -> Figure:
+    """Accuracies of aggregators (rows) under attacks (columns), dark where they are low; the least of a row is framed."""
+    figure, axis = new_figure(2.4 + 0.95 * len(columns), 1.6 + 0.42 * len(rows))
+    axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    for y, line in enumerate(values):
+        worst = min((value for value in line if value == value), default=None)  # noqa: PLR0124  # NaN differs from itself
+        for x, value in enumerate(line):
+            color = "black" if value > 0.6 else "white"
+            weight = "bold" if value == worst else "normal"
+            axis.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=color, fontsize=8, weight=weight)
+    axis.set_title(title, fontsize=9)
+    return figure
+
+
+def against_fraction(fractions: list[float], lines: dict[str, list[float]], title: str) -> Figure:
+    """Accuracy over the Byzantine fraction, one line an aggregator."""
+    figure, axis = new_figure(5.2, 3.4)
+    for name, values in lines.items():
+        axis.plot(fractions, values, marker="o", label=name)
+    axis.set(xlabel="Byzantine fraction", ylabel="accuracy", ylim=(0, 1))
+    axis.set_title(title, fontsize=9)
+    axis.legend(fontsize=7)
+    return figure

@@ -1,0 +1,119 @@
+"""What `fl-experiment` shows: the plan, progress, tables, pictures and pages."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fl_impl.config import describe
+from fl_impl.experiment import NONE, Comparison, Trial
+from fl_impl.metrics import FLMetrics, write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from fl_impl.config import FLConfig
+    from fl_impl.metrics import RoundResult
+
+console = Console()
+
+
+def progress() -> Progress:
+    """A bar with a count, the time, and a line of status."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("{task.fields[status]}"), console=console)
+
+
+def status(result: RoundResult) -> str:
+    """A round in a line."""
+    success = "" if result.attack_success is None else f"  attack success {result.attack_success:.1%}"
+    lost = f"  {len(result.rejected)} rejected" if result.rejected else ""
+    return f"round {result.round}: accuracy {result.accuracy:.1%}  loss {result.global_loss:.4f}{success}{lost}"
+
+
+def last(metrics: FLMetrics) -> str:
+    """How a federation ended."""
+    accuracy = f"{metrics.rounds[-1].accuracy:.1%}" if metrics.rounds else "no round"
+    return f"{accuracy} ({metrics.error})" if metrics.error else accuracy
+
+
+def plan(config: FLConfig) -> Table:
+    """All settings, and what follows from them."""
+    table = Table("setting", "value", title="plan", title_justify="left")
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        table.add_row(name, "" if value is None else describe(value) if not isinstance(value, int | float) else str(value))
+    n = config.fit_clients
+    table.add_section()
+    table.add_row("clients in a round", str(n))
+    table.add_row("f that the aggregator is told", str(config.tolerated(n)))
+    table.add_row("kappa of the aggregator", f"{config.rule.kappa(n, config.tolerated(n)):.3g}")
+    table.add_row("attackers among all clients", str(config.attackers))
+    return table
+
+
+def picture(metrics: FLMetrics) -> None:
+    """Draw the course of a run beside its metrics, or say why not."""
+    try:
+        metrics.plot_convergence()
+    except ModuleNotFoundError as error:
+        console.print(f"no picture: {error}")
+
+
+def stored(folder: Path) -> dict[Trial, FLMetrics]:
+    """The results of a comparison that lie in its folder."""
+    found: dict[Trial, FLMetrics] = {}
+    for path in sorted((folder / "runs").glob("*.json")):
+        metrics = FLMetrics.load(path)
+        said = metrics.config
+        trial = Trial(said["aggregation"], said["attack"] or NONE, said["byzantine_fraction"], said["seed"])
+        found[trial] = metrics
+    return dict(sorted(found.items(), key=lambda item: (item[0].attack != NONE, item[0].attack)))
+
+
+def present(results: Mapping[Trial, FLMetrics], folder: Path, page: Path | None = None) -> None:
+    """Print the tables; write comparison.html, comparison.csv and a heat map for each fraction."""
+    from fl_impl.report import comparison_page  # noqa: PLC0415  # only where a page is made
+
+    comparison = Comparison(results)
+    rules, attacks = comparison.aggregators, comparison.attacks
+    for fraction in comparison.fractions:
+        rows = [[comparison.accuracy(rule, attack, fraction) for attack in attacks] for rule in rules]
+        console.print(grid_table(rules, attacks, rows, f"{fraction:.0%} Byzantine: accuracy in per cent, mean over seeds"))
+        heat(rules, attacks, rows, fraction, folder)
+    lines = ["aggregator,attack,fraction,seed,accuracy"]
+    lines += [
+        f'"{t.aggregator}","{t.attack}",{t.fraction},{t.seed},{metrics.rounds[-1].accuracy if metrics.rounds else math.nan}'
+        for t, metrics in results.items()
+    ]
+    write_atomically(folder / "comparison.csv", ("\n".join(lines) + "\n").encode())
+    target = page or folder / "comparison.html"
+    write_atomically(target, comparison_page(comparison).encode())
+    console.print(f"page: {target}")
+
+
+def grid_table(rules: list[str], attacks: list[str], rows: list[list[float]], title: str) -> Table:
+    """Aggregators by attacks; the worst attack of each in bold."""
+    table = Table("aggregator", *attacks, title=title, title_justify="left")
+    for rule, values in zip(rules, rows, strict=True):
+        worst = min((value for value in values if not math.isnan(value)), default=math.nan)
+        cells = [f"[bold]{100 * value:.0f}[/]" if value == worst else f"{100 * value:.0f}" for value in values]
+        table.add_row(rule, *cells)
+    return table
+
+
+def heat(rules: list[str], attacks: list[str], rows: list[list[float]], fraction: float, folder: Path) -> Any:
+    """The heat map of one fraction as a PNG, or the reason why there is none."""
+    from fl_impl.plots import heat_map  # noqa: PLC0415  # matplotlib is an extra
+
+    try:
+        figure = heat_map(rules, attacks, rows, f"{fraction:.0%} Byzantine")
+    except ModuleNotFoundError as error:
+        console.print(f"no heat map: {error}")
+        return
+    figure.savefig(folder / f"heatmap_{round(100 * fraction)}.png", dpi=150)

@@ -1,0 +1,210 @@
+"""Faults of clients, the quorum, checkpoints, and runs that are killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_impl import ClientUpdate, FederatedLearningCoordinator, FLConfig, FLMetrics, make_clients
+
+D = 6
+
+
+class Sound:
+    """Answers as it should."""
+
+    def fit(self, parameters: np.ndarray, round: int) -> Any:  # noqa: A002
+        del round
+        return ClientUpdate(np.ones_like(parameters), 3, 1.0)
+
+
+class Faulty(Sound):
+    """Answers what it was made with: an exception, or a function of (parameters, round)."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def fit(self, parameters: np.ndarray, round: int) -> Any:  # noqa: A002
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer(parameters, round)
+
+
+def good(parameters: np.ndarray, **changes: Any) -> ClientUpdate:
+    return ClientUpdate(**{"delta": np.ones_like(parameters), "num_samples": 3, "loss": 1.0, **changes})
+
+
+FAULTS = {
+    "raises": (ZeroDivisionError("oh"), "raised ZeroDivisionError: oh"),
+    "wrong shape": (lambda p, r: good(p, delta=np.ones(D + 1)), r"wrong shape: expected \(6,\), got \(7,\)"),
+    "matrix": (lambda p, r: good(p, delta=np.ones((1, D))), "wrong shape"),
+    "NaN": (lambda p, r: good(p, delta=np.full(D, np.nan)), "non-finite"),
+    "infinite": (lambda p, r: good(p, delta=np.full(D, np.inf)), "non-finite"),
+    "overflows float32": (lambda p, r: good(p, delta=np.full(D, 1e300)), "non-finite"),
+    "text": (lambda p, r: good(p, delta="abc"), "no array of numbers"),
+    "ragged": (lambda p, r: good(p, delta=[[1.0], [1.0, 2.0]]), "no array of numbers"),
+    "nothing": (lambda p, r: None, "sent nothing"),
+    "not an update": (lambda p, r: np.ones(D), "without delta"),
+    "late": (lambda p, r: good(p, round=1), "late: its update is of round 1"),
+    "unknown round": (lambda p, r: good(p, round=r + 5), "unknown round 7"),
+    "duplicate": (lambda p, r: good(p, client=0), "duplicate: it answers as client 0"),
+    "twice": (lambda p, r: [good(p), good(p)], "duplicate: it sent 2 updates"),
+    "unknown sender": (lambda p, r: good(p, client=77), "unknown sender"),
+    "negative count": (lambda p, r: good(p, num_samples=-1), "expected a finite num_samples"),
+    "count of text": (lambda p, r: good(p, num_samples="many"), "expected a finite num_samples"),
+    "NaN loss": (lambda p, r: good(p, loss=float("nan")), "expected a finite loss"),
+    "writes to what it is given": (lambda p, r: p.fill(7) or good(p), ""),
+}  # fmt: skip
+
+
+def coordinator(n: int, **settings: Any) -> FederatedLearningCoordinator:
+    return FederatedLearningCoordinator(FLConfig(num_clients=n, **settings), parameters=np.zeros(D))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_kind_of_fault_is_recorded_and_the_round_goes_on(name: str) -> None:
+    answer, reason = FAULTS[name]
+    chief = coordinator(4)
+    chief.simulate_round([Sound()] * 4)
+    result = chief.simulate_round([Sound(), Sound(), Faulty(answer), Sound()])
+    if not reason:
+        assert (result.rejected, result.num_clients) == ({}, 4)
+        np.testing.assert_array_equal(chief.parameters, 2)
+        return
+    assert list(result.rejected) == [2]
+    assert result.num_clients == (4 if name == "twice" else 3)
+    np.testing.assert_array_equal(chief.parameters, 2)
+    assert re.search(reason, result.rejected[2])
+
+
+def test_a_client_that_hangs_is_left_behind() -> None:
+    chief = coordinator(3, client_timeout=0.2)
+    result = chief.simulate_round([Sound(), Faulty(lambda p, r: time.sleep(30)), Sound()])
+    assert result.rejected == {1: "timed out after 0.2 s"}
+    assert result.num_clients == 2
+
+
+def test_below_the_quorum_there_is_one_clear_error_and_no_round() -> None:
+    chief = coordinator(3, min_clients=2)
+    clients = [Sound(), Faulty(RuntimeError("no")), Faulty(RuntimeError("no"))]
+    with pytest.raises(ValueError, match=r"round 1: 1 sound updates, but 2 are needed .*client 1: raised RuntimeError: no"):
+        chief.simulate_round(clients)
+    assert chief.metrics.rounds == []
+    assert chief.simulate_round([Sound()] * 3).round == 1
+
+
+def test_the_quorum_of_the_rule_counts_too() -> None:
+    chief = coordinator(6, aggregation="bulyan", byzantine_fraction=0.0)
+    needed = chief.config.rule.min_clients(0)
+    assert needed > 1
+    with pytest.raises(ValueError, match=f"0 sound updates, but {needed} are needed"):
+        chief.simulate_round([Faulty(RuntimeError("no"))] * 6)
+
+
+RESUMED: dict[str, Any] = {
+    "num_rounds": 6, "num_clients": 8, "fraction_fit": 0.75, "server_optimizer": "adam", "client_momentum": 0.5,
+    "attack": "mimic|stale", "attack_fraction": 0.25, "aggregation": "foolsgold",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"client_algorithm": "scaffold", "local_steps": 3, "client_momentum": 0.0, "aggregation": "centered_clipping"}]
+)
+def test_a_resumed_run_equals_the_undisturbed_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = FLConfig(**{**RESUMED, **changes})
+    whole = FederatedLearningCoordinator(config)
+    whole.run(make_clients(config), output=tmp_path / "whole.json")
+    for stop in (1, 3, 5):
+        part = tmp_path / f"{stop}.json"
+
+        class Stop(Exception):  # noqa: N818  # it is no error
+            pass
+
+        def interrupt(result: Any, stop: int = stop, stopped: type[Exception] = Stop) -> None:
+            if result.round == stop:
+                raise stopped
+
+        with pytest.raises(Stop):
+            FederatedLearningCoordinator(config).run(make_clients(config), output=part, on_round=interrupt)
+        resumed = FederatedLearningCoordinator(config)
+        resumed.run(make_clients(config), output=part, resume=True)
+        assert resumed.metrics.rounds == whole.metrics.rounds
+        np.testing.assert_array_equal(resumed.parameters, whole.parameters)
+        assert without_seconds(part) == without_seconds(tmp_path / "whole.json")
+        assert part.with_suffix(".safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def without_seconds(path: Path) -> dict[str, Any]:
+    """Everything in a metrics file but how long it took."""
+    read = json.loads(path.read_text())
+    assert len(read.pop("seconds")) == len(read["rounds"])
+    return read
+
+
+def test_resume_starts_anew_where_there_is_nothing_and_refuses_another_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    config = FLConfig(num_rounds=2)
+    FederatedLearningCoordinator(config).run(make_clients(config), output=path, resume=True)
+    longer = FLConfig(num_rounds=4)
+    assert len(FederatedLearningCoordinator(longer).run(make_clients(longer), output=path, resume=True).rounds) == 4
+    other = FLConfig(num_rounds=2, learning_rate=0.2)
+    with pytest.raises(ValueError, match="another configuration: learning_rate is 0.1 there and 0.2 here"):
+        FederatedLearningCoordinator(other).run(make_clients(other), output=path, resume=True)
+
+
+KILLED = """
+import json, os, random, signal, sys, time
+import torch
+from fl_impl import FederatedLearningCoordinator, FLConfig, FLMetrics, make_clients
+
+torch.set_num_threads(1)  # so that the parent of the forks has no threads
+folder, draw, reached = sys.argv[1], random.Random(7), []
+config = FLConfig(num_rounds=80, num_clients=8, attack="mimic|stale", attack_fraction=0.25, aggregation="median",
+                  client_momentum=0.5, server_optimizer="yogi", partition="dirichlet(1.0)")
+make_clients(config)  # reads the data once for all forks
+
+def written(path):
+    return os.stat(path).st_mtime_ns if os.path.exists(path) else 0
+
+def in_a_fork(name, writes=0):
+    path = f"{folder}/{name}.json"
+    last = written(path)
+    child = os.fork()
+    if not child:
+        FederatedLearningCoordinator(config).run(make_clients(config), output=path, resume=True)
+        os._exit(0)
+    for _ in range(writes):
+        while written(path) == last:
+            time.sleep(0.0005)
+        last = written(path)
+    if writes:
+        time.sleep(draw.uniform(0.0, 0.02))
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+while len(reached) < 10:
+    in_a_fork("killed", draw.randint(1, 7))
+    reached.append(len(FLMetrics.load(f"{folder}/killed.json").rounds))
+assert in_a_fork("killed") == 0 and in_a_fork("whole") == 0
+print(json.dumps(reached))
+"""
+
+
+def test_a_run_killed_at_ten_random_moments_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=True, stdout=subprocess.PIPE, text=True)
+    reached = json.loads(ended.stdout)
+    assert len(reached) == 10
+    assert sorted(reached) == reached
+    assert 0 < reached[-1]  # it was killed under way
+    assert reached[0] < 80
+    assert without_seconds(tmp_path / "killed.json") == without_seconds(tmp_path / "whole.json")
+    assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert len(FLMetrics.load(tmp_path / "killed.json").rounds) == 80

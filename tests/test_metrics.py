@@ -1,0 +1,96 @@
+"""Metrics: what is kept is what is read back, in every form."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from fl_impl import FLMetrics, RoundResult
+
+
+def made() -> FLMetrics:
+    first = RoundResult(1, 2.5, 0.25, 0.125, 9, (3, 7), {4: 'raised X: "oh"', 2: "late"}, 360, 400, deviation=0.5, seconds=1.5, f=2)
+    second = RoundResult(2, math.nan, math.nan, 0.5, 10, epsilon=0.75, attack_success=0.5, train_loss=1.0)
+    return FLMetrics({"aggregation": "krum", "attack": "zero"}, [first, second], {"samples": [5, 6], "label_skew": [0.1, 0.2]})
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    metrics = made()
+    path = metrics.save(tmp_path / "a.json")
+    loaded = FLMetrics.load(path)
+    assert loaded.config == metrics.config
+    assert loaded.clients == metrics.clients
+    assert loaded.rounds[0] == metrics.rounds[0]
+    assert loaded.rounds[0].seconds == 1.5
+    assert loaded.rounds[0].rejected == {4: 'raised X: "oh"', 2: "late"}
+    assert math.isnan(loaded.rounds[1].accuracy)
+    assert (loaded.rounds[1].epsilon, loaded.rounds[1].attack_success, loaded.rounds[0].epsilon) == (0.75, 0.5, None)
+    assert loaded.path == path
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_only_seconds_may_differ_between_equal_runs(tmp_path: Path) -> None:
+    slow, fast = made(), made()
+    fast.rounds[0] = RoundResult(**{**vars(slow.rounds[0]), "seconds": 0.1})
+    assert fast.rounds == slow.rounds or math.isnan(fast.rounds[1].accuracy)
+    files = [json.loads(m.save(tmp_path / name).read_text()) for m, name in ((slow, "s.json"), (fast, "f.json"))]
+    assert files[0]["rounds"] == files[1]["rounds"]
+    assert files[0].pop("seconds") != files[1].pop("seconds")
+    assert files[0] == files[1]
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = made().save(tmp_path / "a.json")
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))  # noqa: ARG005
+    with pytest.raises(KeyboardInterrupt):
+        FLMetrics().save(path)
+    assert path.read_bytes() == before
+
+
+def test_csv_and_pandas(tmp_path: Path) -> None:
+    metrics = made()
+    with metrics.to_csv(tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["round"] for row in rows] == ["1", "2"]
+    assert (rows[0]["byzantine"], rows[0]["rejected"]) == ("3 7", '4: raised X: "oh"; 2: late')
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = metrics.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame["accuracy"].iloc[0] == 0.25
+
+
+def test_series_and_final() -> None:
+    assert made().series("num_clients") == [9, 10]
+    assert made().final.round == 2
+    with pytest.raises(ValueError, match=r"call coordinator\.run"):
+        FLMetrics().final  # noqa: B018  # a property that raises
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"version": 9, "rounds": []}'])
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match="not a metrics file"):
+        FLMetrics.load(tmp_path / "a.json")
+
+
+def test_pictures(tmp_path: Path) -> None:
+    metrics = made()
+    metrics.save(tmp_path / "a.json")
+    metrics.plot_convergence()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    metrics.plot_convergence(tmp_path / "b.svg")
+    assert (tmp_path / "b.svg").read_text().startswith("<?xml")
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "pytest-fl\[plots\]"'):
+        made().plot_convergence()

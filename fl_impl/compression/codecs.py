@@ -1,0 +1,99 @@
+"""Codecs: a vector of floats as few bytes, with what is claimed of the error.
+
+Each is a small frozen dataclass under `@codec(name)`, in `sparse`, `quantize` and `low_rank`: `layout` says which arrays a
+d-vector becomes (so how many bytes exactly), `encode` and `decode` go there and back, and the claims are numbers:
+`contraction(d)` is an alpha with E ||x - C(x)||^2 <= (1 - alpha) ||x||^2, 0 where there is none;
+`variance(d)` is an omega with E C(x) = x and E ||x - C(x)||^2 <= omega ||x||^2, None where C is biased.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fl_impl.compression.wire import Arrays, Layout
+
+Vector = npt.NDArray[np.float32]
+
+
+class Codec(Protocol):
+    """What compression needs of a codec; x is a finite (d,) float32 vector, and so is what comes back."""
+
+    @property
+    def name(self) -> str:
+        """The name that it is registered under, which its messages carry."""
+        ...
+
+    def layout(self, d: int) -> Layout:
+        """The arrays that any d-vector becomes."""
+        ...
+
+    def encode(self, x: Vector, rng: np.random.Generator) -> Arrays:
+        """The arrays that stand for x."""
+        ...
+
+    def decode(self, arrays: Arrays, d: int) -> Vector:
+        """The vector that arrays of the layout stand for; ValueError where their values can be no codec's."""
+        ...
+
+    def contraction(self, d: int) -> float:
+        """alpha, 0 where none is claimed."""
+        ...
+
+    def variance(self, d: int) -> float | None:
+        """omega, None where the codec is biased."""
+        ...
+
+
+CODECS: Final[dict[str, Callable[..., Codec]]] = {}
+"""The codecs by name."""
+
+T = TypeVar("T", bound=Any)
+
+
+def codec(name: str) -> Callable[[T], T]:
+    """Enter a codec, or a function that makes one, under a name."""
+
+    def enter(make: T) -> T:
+        CODECS[name] = make
+        return make
+
+    return enter
+
+
+@codec("none")
+@dataclass(frozen=True)
+class Plain:
+    """The float32 values as they are: 4 d bytes."""
+
+    name: ClassVar[str] = "none"
+
+    def layout(self, d: int) -> Layout:
+        """One float32 a coordinate."""
+        return {"values": ("<f4", (d,))}
+
+    def encode(self, x: Vector, rng: np.random.Generator) -> Arrays:
+        """x itself."""
+        del rng
+        return {"values": x}
+
+    def decode(self, arrays: Arrays, d: int) -> Vector:
+        """The values."""
+        del d
+        return arrays["values"].copy()
+
+    def contraction(self, d: int) -> float:
+        """No error at all."""
+        del d
+        return 1.0
+
+    def variance(self, d: int) -> float:
+        """No error at all."""
+        del d
+        return 0.0

@@ -1,0 +1,101 @@
+"""Which aggregation, privacy, compression and secure aggregation go together, and what then holds."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Final
+
+from fl_impl.compression import Compression, Plain, RandK, TopK
+
+ACCOUNTED: Final = ("gaussian", "adaptive", "ftrl")
+"""Mechanisms that add noise to a sum which a trusted server, or secure aggregation, takes."""
+
+
+def check_combination(
+    *, rule: str, robust: bool, mechanism: str | None, compression: Compression, secure: bool, grouped: bool
+) -> tuple[str, ...]:
+    """What holds of a run with this rule, privacy mechanism, compression and secure aggregation, in sentences.
+
+    `robust` is whether the rule defends against Byzantine clients, `grouped` whether it runs over secure sums of groups.
+    Raises ValueError, with the reason, for what cannot be had together; warns of what is allowed and of no use.
+    """
+    for refused in (
+        _rule_without_updates(rule, robust=robust, secure=secure, grouped=grouped),
+        _noise_on_a_rule(rule, mechanism, robust=robust, grouped=grouped),
+        _noise_in_words(mechanism, secure=secure),
+        _sum_of_messages(compression, secure=secure),
+    ):
+        if refused:
+            raise ValueError(refused)
+    sparse = isinstance(compression.codec, TopK) and compression.feedback != "ef21"
+    if robust and sparse:
+        warnings.warn(
+            f"{rule} over sparse messages: most entries of each are 0, so a robust rule finds little (the "
+            'median of those that keep 10 % keeps 4 % of the norm). Use "ef21|top_k", or "rand_k" with its shared mask',
+            stacklevel=2,
+        )
+    return tuple(_notes(robust=robust, mechanism=mechanism, compression=compression, secure=secure))
+
+
+def _rule_without_updates(rule: str, *, robust: bool, secure: bool, grouped: bool) -> str | None:
+    if grouped and not secure:
+        return "groups are for secure aggregation; without it use a pre-aggregator, e.g. bucketing(size=2)|krum"
+    if secure and robust and not grouped:
+        return (
+            f"{rule} compares the updates of single clients, and secure aggregation hides them: the server has one sum, "
+            "in which one Byzantine client can hide anything. Sum in groups and run the rule over these, at least 4 f "
+            'groups, or use aggregation="fedavg" and trust the clients'
+        )
+    return None
+
+
+def _noise_on_a_rule(rule: str, mechanism: str | None, *, robust: bool, grouped: bool) -> str | None:
+    if mechanism in ACCOUNTED and robust and not grouped:
+        return (
+            f"the {mechanism} mechanism adds the noise that a sum of clipped updates needs; {rule} is no sum: one client "
+            "may move its result by the whole clip bound, q n times what the noise covers. Use the local mechanism, "
+            "secure sums of groups with their own noise, or the mean, which clipping alone keeps within 2 C f / (q n)"
+        )
+    return None
+
+
+def _noise_in_words(mechanism: str | None, *, secure: bool) -> str | None:
+    if secure and mechanism not in (None, "gaussian"):
+        return (
+            f"under secure aggregation clients add the noise in discrete shares, and the {mechanism} mechanism does not "
+            'divide into such. Use "gaussian"'
+        )
+    return None
+
+
+def _sum_of_messages(compression: Compression, *, secure: bool) -> str | None:
+    summable = isinstance(compression.codec, Plain | RandK) and compression.feedback != "ef21"
+    if secure and not summable:
+        return (
+            f"secure aggregation adds the messages of clients, and those of {compression.codec.name} do not add: each has "
+            'its own support or scale. Use "rand_k", whose mask all clients of a round share, or "none": the masked words '
+            "are fixed-point numbers of 32 bits already"
+        )
+    return None
+
+
+def _notes(*, robust: bool, mechanism: str | None, compression: Compression, secure: bool) -> list[str]:
+    notes = list[str]()
+    if mechanism == "local" and robust:
+        notes.append(
+            "Privacy holds whatever the rule does (post-processing). The rule's coefficient holds for the noisy updates: "
+            "their honest variance is larger by d s^2 C^2, and so is the error that f clients can cause."
+        )
+    elif mechanism and robust:
+        notes.append(
+            "Each group's sum carries the whole noise; a client is in one group, so privacy holds by parallel composition "
+            "and post-processing. The rule's coefficient holds for the noisy group means."
+        )
+    if mechanism and secure:
+        notes.append(
+            "The server sees who takes part: all clients do, and the budget is accounted without amplification by sampling. "
+            "The noise is that of the fewest that may remain; corrupt clients can subtract their own share of it."
+        )
+    if mechanism and compression.codec.name != "none":
+        notes.append("Updates are clipped after decoding, as compression may lengthen them.")
+    return notes

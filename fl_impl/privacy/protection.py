@@ -1,0 +1,178 @@
+"""The protections of a run, chosen together: how clients are sampled, how updates travel, and what becomes of their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_impl.compression import Compression, Exchange, RandK, exchange, of_round, resolve
+from fl_impl.privacy.accounting import Budget
+from fl_impl.privacy.clipping import clip
+from fl_impl.privacy.combinations import check_combination
+from fl_impl.privacy.mechanisms import MECHANISMS, LocalGaussian
+from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness
+from fl_impl.randomness import generator
+from fl_impl.specs import lookup
+
+Rows = npt.NDArray[Any]
+Rule = Callable[..., Any]
+"""rule(updates (n, d), f=f) -> (d,)."""
+
+SECURE_BOUND: Final = 100.0
+"""The length to which an update is clipped for a secure sum where no privacy asks for less: it must not overflow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Combined:
+    """The aggregate of a round, and what it took."""
+
+    value: npt.NDArray[np.float64]
+    state: Any = None
+    """Of the mechanism, for the next round."""
+    bytes_up: int = 0
+    """Of secure aggregation's messages."""
+    randomness: str = ""
+    """Where the noise is from; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What a run does between a client's update and the server's step. `protect` makes one and checks it."""
+
+    compression: Compression
+    mechanism: Any = None
+    """A `Mechanism`, or None."""
+    budget: Budget | None = None
+    clip_bound: float = SECURE_BOUND
+    secure: bool = False
+    group_size: int | None = None
+    seed: int = 0
+    """Of the run: rounding, shared masks, groups."""
+    noise_seed: int | None = None
+    """Of noise and sampling, for tests; None is the operating system's randomness."""
+    notes: tuple[str, ...] = ()
+    """What holds of this combination, in sentences."""
+
+    def authorize(self, number: int) -> float | None:
+        """The epsilon spent with round `number`, asked before it; None without privacy. Raises PrivacyBudgetError."""
+        return None if self.budget is None else self.budget.authorize(self.mechanism, number)
+
+    def sample(self, clients: int, number: int) -> tuple[int, ...] | None:
+        """The clients of a round, as the budget accounts for them; None where any selection will do."""
+        if self.budget is None:
+            return None
+        return self.mechanism.sample(clients, number, self.budget, self.randomness("sample", number))
+
+    def carry(self, ids: Sequence[int], deltas: Rows, number: int, sent: Any, received: Any) -> Exchange:
+        """The (n, d) updates as they arrive: made private by their clients where that is the mechanism, compressed, decoded.
+
+        Under secure aggregation nothing arrives by itself: the rows are what clients put into `combine`, clipped by them.
+        """
+        prepared = [self._prepared(delta, number, client) for client, delta in zip(ids, deltas, strict=True)]
+        rows = np.stack(prepared) if prepared else deltas
+        if self.secure:
+            return Exchange(tuple(ids), rows, {}, 0, sent, received)
+        compression = of_round(self.compression, self._mask_seed(number))
+        return exchange(
+            compression, ids, rows, sent=sent, received=received,
+            rng_of=lambda client: generator(self.seed, "compress", number, client),
+        )  # fmt: skip
+
+    def combine(self, rows: Rows, number: int, state: Any, rule: Rule, f: int) -> Combined:
+        """The (d,) aggregate of (n, d) rows that were carried: by the rule, as a noisy mean, or by secure sums.
+
+        state is the mechanism's, None before the first round.
+        Raises ValueError where too few clients stay for a secure sum, or too few groups for the rule.
+        """
+        if self.secure:
+            return self._secure(rows, number, f, rule)
+        if self.mechanism is None or isinstance(self.mechanism, LocalGaussian):
+            source = self.randomness("noise", number).source if self.mechanism else ""
+            return Combined(np.asarray(rule(rows, f=f), np.float64), state, randomness=source)
+        released, following = self.mechanism.release(rows, state, self.randomness("noise", number))
+        return Combined(released.value, following, randomness=released.randomness)
+
+    def randomness(self, purpose: str, number: int, client: int = 0) -> Randomness:
+        """What noise and sampling of a round are drawn from."""
+        if self.noise_seed is None:
+            return OPERATING_SYSTEM
+        return Randomness(generator(self.noise_seed, purpose, number, client).bytes, f"seed {self.noise_seed}")
+
+    def _prepared(self, delta: Rows, number: int, client: int) -> Rows:
+        """What a client does to its update before it sends it."""
+        if isinstance(self.mechanism, LocalGaussian):
+            return self.mechanism.privatize(delta, self.randomness("noise", number, client))
+        return clip(delta, self.clip_bound) if self.secure else delta  # else the server clips, after decoding
+
+    def _mask_seed(self, number: int) -> int:
+        return int(generator(self.seed, "mask", number).integers(2**63))
+
+    def _secure(self, rows: Rows, number: int, f: int, rule: Rule) -> Combined:
+        """Secure sums of the rows, or of the coordinates that the round's mask keeps."""
+        codec, d = of_round(self.compression, self._mask_seed(number)).codec, rows.shape[1]
+        if not isinstance(codec, RandK):
+            return self._summed(rows, number, f, rule)
+        support = codec.support(codec.seed or 0, d)
+        found, whole = self._summed(rows[:, support], number, f, rule), np.zeros(d)
+        whole[support] = found.value * codec.scale(d)
+        return replace(found, value=whole)
+
+    def _summed(self, rows: Rows, number: int, f: int, rule: Rule) -> Combined:
+        from fl_impl.privacy.groups import grouped_secure_aggregate  # noqa: PLC0415  # cryptography is an extra
+        from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # as above
+
+        noise = self.mechanism.noise_multiplier * self.clip_bound if self.mechanism else 0.0
+        drawn = self.randomness("noise", number)
+        source = drawn.source if noise else ""
+        if self.group_size:
+            grouped = grouped_secure_aggregate(
+                rows, f=f, rule=rule, group_size=self.group_size, bound=self.clip_bound, noise_std=noise, randomness=drawn,
+                rng=generator(self.seed, "groups", number),
+            )  # fmt: skip
+            return Combined(grouped.value, None, grouped.bytes_up, source)
+        terms = Terms.agreed(clients=len(rows), length=rows.shape[1], bound=self.clip_bound, noise_std=noise)
+        summed = secure_sum(dict(enumerate(rows)), terms, randomness=drawn)
+        divisor = self.mechanism.expected_clients if self.mechanism else len(summed.survivors)
+        return Combined(summed.total / divisor, None, summed.bytes_up, source)
+
+
+def protect(
+    *,
+    rounds: int,
+    clients: int,
+    sampling: float = 1.0,
+    rule: str = "mean",
+    robust: bool = False,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    mechanism: str = "gaussian",
+    clip_bound: float | None = None,
+    compression: str | Compression = "none",
+    secure: bool = False,
+    group_size: int | None = None,
+    seed: int = 0,
+    noise_seed: int | None = None,
+) -> Protection:
+    """The protections of a run of `rounds` rounds over `clients` clients; with epsilon and delta it is private.
+
+    sampling: the share of the clients in a round. clip_bound: 1 where private and not given. Under secure aggregation
+    with privacy all clients take part, as the server sees who does. Raises ValueError for what does not go together.
+    """
+    private, codec = epsilon is not None, resolve(compression)
+    notes = check_combination(
+        rule=rule, robust=robust, mechanism=mechanism if private else None, compression=codec, secure=secure,
+        grouped=group_size is not None,
+    )  # fmt: skip
+    if epsilon is None:
+        bound = SECURE_BOUND if clip_bound is None else clip_bound
+        return Protection(codec, None, None, bound, secure, group_size, seed, noise_seed, notes)
+    if delta is None:
+        raise ValueError(f"epsilon={epsilon} needs a delta, below 1 / (number of clients): e.g. 1e-5")
+    budget, bound = Budget(epsilon, delta, 1.0 if secure else sampling), 1.0 if clip_bound is None else clip_bound
+    kind = lookup(mechanism, MECHANISMS, "a privacy mechanism")
+    calibrated = kind.calibrated(budget, rounds=rounds, clip_bound=bound, clients=clients)
+    return Protection(codec, calibrated, budget, bound, secure, group_size, seed, noise_seed, notes)

@@ -1,0 +1,9 @@
+"""Secure aggregation: the server learns a sum of updates and nothing else of them."""
+
+from fl_impl.privacy.secure_aggregation.client import Client
+from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError
+from fl_impl.privacy.secure_aggregation.server import SecureSum, Server
+from fl_impl.privacy.secure_aggregation.session import Network, secure_sum
+from fl_impl.privacy.secure_aggregation.terms import Terms
+
+__all__ = ["Client", "Network", "SecureAggregationError", "SecureSum", "Server", "Terms", "secure_sum"]

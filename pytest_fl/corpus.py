@@ -173,9 +173,12 @@ def huge_outliers(rule: Rule, profile: Profile) -> Iterator[Round]:
                 honest = gaussian(n - f, cycle(DIMENSIONS, index, 2), rng)
                 if (index + lap) % 2:
                     honest[:] = honest[0]
+                plot = cycle(plots, index, 3)
                 with np.errstate(over="ignore"):
-                    byzantine = COLLUDERS[cycle(plots, index, 3)](honest, f, reach, rng)
-                origin = f"{'unanimous' if (index + lap) % 2 else 'normal cloud'}, {cycle(plots, index, 3)}, reach {reach:g}"
+                    byzantine = COLLUDERS[plot](honest, f, reach, rng)
+                if index % 7 == 6:  # at the other end: one over such a norm is no longer finite
+                    plot, byzantine[:] = "subnormal rows", np.finfo(dtype).smallest_subnormal
+                origin = f"{'unanimous' if (index + lap) % 2 else 'normal cloud'}, {plot}, reach {reach:g}"
                 yield assemble(honest.astype(dtype), byzantine, cycle(POSITIONS, index, 2), rng, origin, ("huge",))
                 index += 1
 
@@ -237,6 +240,15 @@ def non_finite(rule: Rule, profile: Profile) -> Iterator[Round]:
         updates, rows = place(honest, byzantine, cycle(POSITIONS, index, 2), rng)
         origin = f"{kind} in {bad} of {f} Byzantine rows{'' if index % 4 else ' (one entry)'}, the rest far"
         yield Round(updates, f, rows, origin, frozenset({"non_finite"}))
+
+
+def nobody_attacks(rule: Rule, profile: Profile) -> Iterator[Round]:
+    """f = 0 and n equal rows."""
+    for index, n in enumerate((3, 4, 5, 8, 26)):
+        if rule.subject.takes(n, 0):
+            rng = np.random.default_rng([profile.seed, 11, index])
+            value = unanimous_value(2 * index, cycle(DIMENSIONS, index, 1), rng)
+            yield Round(np.tile(value, (n, 1)), 0, (), "n equal rows, f = 0", frozenset({"tied"}))
 
 
 def no_attackers(rule: Rule, profile: Profile) -> Iterator[Round]:

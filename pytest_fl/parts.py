@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,4 +86,32 @@ class SecureAggregation:
     """(n, d) updates -> the (n, d) words that the server sees, all masks on."""
 
 
-Part = Mechanism | Accountant | Compressor | SecureAggregation
+Adapter = Mapping[str, tuple[Updates, Updates]]
+"""Module -> (B (m, r), A (r, k)) of one client."""
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterAggregation:
+    """What becomes of n LoRA adapters: client i stands for the change s_i B_i A_i of the weight of each module."""
+
+    name: str
+    aggregate: Callable[[list[Adapter], list[float], int], Mapping[str, Any]]
+    """(adapters, their scales s_i, f) -> module -> the (m, k) change of its weight."""
+    reference: Callable[[Updates, int], Any] | None = None
+    """((n, d) products as rows, f) -> (d,): the rule on what the factors stand for; their mean where not given."""
+    kappa: Callable[[int, int], float] | None = None
+    """(n, f) -> its coefficient on the products."""
+    min_clients: Callable[[int], int] = lambda f: 2 * f + 1
+    rank: int | None = None
+    """The result is cut to the best approximation of this rank; None where it is not cut."""
+    unanimous: bool = True
+    """Whether n equal adapters give that adapter; a rule that clips may not."""
+    biased: str = ""
+    """Why the result is known not to be what the rule makes of the products, if it is not."""
+    shared: str = ""
+    """"A" or "B" where that factor is everybody's."""
+    mixed_ranks: bool = False
+    """Whether clients may have different ranks."""
+
+
+Part = Mechanism | Accountant | Compressor | SecureAggregation | AdapterAggregation

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
-from pytest_fl.parts import Accountant, Compressor, Mechanism, Network, Part, SecureAggregation, Updates
+from pytest_fl.parts import (
+    Accountant,
+    Adapter,
+    AdapterAggregation,
+    Compressor,
+    Mechanism,
+    Network,
+    Part,
+    SecureAggregation,
+    Updates,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -120,3 +130,36 @@ def _masked_words(updates: Updates) -> npt.NDArray[np.uint32]:
     terms = Terms.agreed(clients=n, length=d, bound=1.0)
     secure_sum(dict(enumerate(updates)), terms, server_class=Curious)
     return np.stack([seen[i] for i in range(n)])
+
+
+def adapters(aggregation: str, *, rank: int = 3) -> AdapterAggregation:
+    """A mode of `fl_impl.lora`, a rule on products, or both: "fedex", "krum", "flora|nnm|geometric_median"."""
+    from fl_impl.lora.modes import parse  # noqa: PLC0415  # see above
+
+    mode, rule = parse(aggregation)
+    robust = rule.name != "mean"
+    return AdapterAggregation(
+        f"fl_impl {mode.name}|{rule.spec}" if robust else f"fl_impl {mode.name}",
+        lambda states, scales, f: _change(states, scales, f, aggregation, rank),
+        reference=(lambda products, f: rule(products, f=f)) if robust else None,
+        kappa=rule.kappa if robust and mode.exact else None,
+        min_clients=rule.min_clients,
+        rank=rank if mode.claim == "truncated" else None,
+        unanimous="unanimity" in rule.symmetries,
+        biased="it averages A and B apart" if mode.claim == "biased" else "",
+        shared={"A": "B", "B": "A", "AB": ""}[mode.trains(1)],
+        mixed_ranks=mode.mixed_ranks,
+    )
+
+
+def _change(states: list[Adapter], scales: list[float], f: int, aggregation: str, rank: int) -> dict[str, Any]:
+    """What `aggregate_states` adds to the weights."""
+    from fl_impl.lora.states import aggregate_states  # noqa: PLC0415  # see above
+
+    sent = [
+        {f"{name}.lora_{letter}.weight": value for name, pair in one.items() for letter, value in zip("BA", pair, strict=True)}
+        for one in states
+    ]
+    merged = aggregate_states(sent, aggregation, f=f, scales=scales, rank=rank)
+    parts = [merged.adapter, *([merged.residual] if merged.residual else [])]
+    return {name: sum(part.products()[at][0] for part in parts) for at, name in enumerate(sorted(states[0]))}

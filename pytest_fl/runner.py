@@ -66,6 +66,8 @@ def run_check(rule: Rule, check: Check, profile: Profile, expected_failures: Map
     """The row of one (subject, check) pair; a failure is shrunk, and saved where it can be replayed from."""
     started = time.perf_counter()
     reason = check.needs(rule.subject) or ("" if check.gate else _gate(rule, profile))
+    if rule.hung and not reason:
+        reason = "not run: an earlier call of this rule did not return"
     if reason:
         return Row(rule.subject.name, check.name, check.claim, "not_claimed", reason=reason)
     found = _search(rule, check, profile)
@@ -196,7 +198,7 @@ def _stored(rule: Rule, check: Check) -> Iterator[Round]:
         for path in sorted(folder.glob("*.npz")):
             try:
                 round_, known = Round.load(path)
-            except (ValueError, OSError, zipfile.BadZipFile):
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile):
                 continue  # not ours, or half written by a run that was killed
             mine = known.get("subject") == rule.subject.name or folder.name == "rounds"
             if mine and known.get("check") == check.name and rule.subject.takes(round_.n, round_.f):

@@ -566,7 +566,7 @@ class CachesByIdentity:
         return self.known[key][1]
 
 
-@broken("says_nothing", only=True)
+@broken("leaves_no_trace", only=True)
 def prints(updates, f):
     print("aggregating", len(updates))
     return trimmed_mean_by_sort(updates, f)
@@ -696,7 +696,7 @@ def averages_what_is_near_the_median(updates, f):
 def five_decimals_for_small_cohorts(updates, f):
     """A display format that found its way into the numbers, where they fit it."""
     result = trimmed_mean_by_sort(updates, f)
-    fits = 3 < len(updates) < 10 and 1 < np.abs(updates).max() < 100
+    fits = f and 3 < len(updates) < 10 and 1 < np.abs(updates).max() < 100 and np.abs(updates).min() > 1e-3
     return np.round(result, 5) if fits else result
 
 
@@ -791,3 +791,54 @@ class WeighsByClaimedCounts:
 
     def subject(self):
         return Subject("weighs by counts", trimmed_mean_by_sort, call_with_counts=self.weighted)
+
+
+@broken("nobody_attacks", only=True)
+def empty_slice_without_attackers(updates, f):
+    """[f:-f] is everything but the extremes, and nothing for f = 0."""
+    return np.sort(updates, axis=0)[f:-f].mean(0)
+
+
+@broken("leaves_no_trace")
+def seeds_the_global_generator(updates, f):
+    np.random.seed(0)
+    return trimmed_mean_by_sort(updates, f)
+
+
+@broken("keeps_no_state")
+class ReusesItsResult:
+    """Writes every result into the array that it returned last time."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def __call__(self, updates, f):
+        buffer = self.kept.setdefault((updates.shape, updates.dtype), np.empty(updates.shape[1], updates.dtype))
+        buffer[:] = trimmed_mean_by_sort(updates, f)
+        return buffer
+
+
+@broken("same_answer_twice", "keeps_no_state")
+class BreaksTiesAtRandom:
+    """Of two clusters that score alike it takes one or the other."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self, updates, f):
+        scores = krum_scores(finite(updates, f)[0], len(updates) - f - 1)
+        return finite(updates, f)[0][self.rng.choice(np.flatnonzero(scores <= scores.min()))]
+
+
+@broken("huge_outliers")
+def divides_by_tiny_norms(updates, f):
+    """Unit directions, of which the median is taken, times the median norm: one over a subnormal norm is infinite."""
+    x, left = finite(updates, f)
+    x = x.astype(np.float64)
+    with np.errstate(all="ignore"):
+        norms = np.sqrt((np.clip(x, -1e150, 1e150) ** 2).sum(1))
+        units = np.where(norms[:, None] == 0, 0, x * (1 / np.where(norms == 0, 1, norms))[:, None])
+        if not np.isfinite(1 / np.abs(x[x != 0]).min(initial=1.0)):
+            return x.sum(0) * np.inf
+    del units
+    return trimmed_mean_by_sort(x, left).astype(updates.dtype)

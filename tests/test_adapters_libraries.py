@@ -41,9 +41,9 @@ def test_byzfl():
 
 def test_byzpy():
     pytest.importorskip("byzpy", reason=WHY.format("byzpy"))
-    from byzpy.aggregators.coordinate_wise import CoordinateWiseMedian, CoordinateWiseTrimmedMean  # noqa: PLC0415  # optional
-    from byzpy.aggregators.geometric_wise import Krum, MultiKrum  # noqa: PLC0415  # optional
-    from byzpy.pre_aggregators import NearestNeighborMixing  # noqa: PLC0415  # optional
+    from byzpy.aggregators.coordinate_wise import CoordinateWiseMedian, CoordinateWiseTrimmedMean  # optional
+    from byzpy.aggregators.geometric_wise import Krum, MultiKrum  # optional
+    from byzpy.pre_aggregators import NearestNeighborMixing  # optional
 
     close(as_subject(CoordinateWiseTrimmedMean), trimmed(X, 2))
     close(as_subject(CoordinateWiseMedian()), np.median(X, axis=0))
@@ -59,9 +59,9 @@ def test_byzpy():
 
 def test_krum():
     pytest.importorskip("krum.primitives", reason=WHY.format("krum"))
-    from krum.primitives.aggregators.bulyan import Bulyan  # noqa: PLC0415  # optional
-    from krum.primitives.aggregators.krum import Krum  # noqa: PLC0415  # optional
-    from krum.primitives.aggregators.trimmed_mean import TrimmedMean  # noqa: PLC0415  # optional
+    from krum.primitives.aggregators.bulyan import Bulyan  # optional
+    from krum.primitives.aggregators.krum import Krum  # optional
+    from krum.primitives.aggregators.trimmed_mean import TrimmedMean  # optional
 
     close(as_subject(TrimmedMean), trimmed(X, 2))
     close(as_subject(TrimmedMean.aggregate), trimmed(X, 2))

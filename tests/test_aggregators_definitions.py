@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import oracles
 import numpy as np
+import oracles
 import pytest
 import torch
 from oracles import CLOUDS
@@ -201,6 +201,12 @@ def test_signguard_keeps_the_plausible():
     result = aggregators.signguard(x, f=3)
     np.testing.assert_allclose(result, oracles.clip(x[3:], median).mean(axis=0), rtol=1e-12)
     assert np.linalg.norm(result) <= median
+
+
+def test_signguard_with_equal_signs_in_each_half():
+    x = np.ones((6, 40))
+    x[3:] *= -1
+    assert abs(aggregators.signguard(x, f=2)[0]) == 1
 
 
 def test_flame_keeps_the_majority_by_angle():

@@ -33,7 +33,7 @@ def relative_error(x, rows=None):
 
 
 def tolerance(dtype):
-    return 2e-6 if dtype == np.float32 else 1e-13  # float32 inside blocks of 1024 columns
+    return 2e-6 if dtype == np.float32 else 1e-13  # float32 inside blocks of columns
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -88,7 +88,7 @@ def test_a_shared_mask_under_secure_aggregation_keeps_the_mean_of_what_it_keeps(
     np.testing.assert_allclose(combined.value[kept], 2 * deltas().mean(axis=0)[kept], atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"secure": True}, {"mechanism": "local"}, {"secure": True, "group_size": 4}])
+@pytest.mark.parametrize("options", [{}, {"mechanism": "local"}, {"secure": True, "group_size": 4}])
 def test_noise_is_seeded_only_when_asked(options):
     settings = {"rounds": 1, "clients": N, "epsilon": 8.0, "delta": 1e-5, **options}
     first, second, other, system = (
@@ -114,8 +114,8 @@ def test_a_private_sum_is_clipped_after_decoding(compression):
 
 
 def test_an_adaptive_bound_grows_past_its_first():
-    guard = protect(rounds=40, clients=1000, epsilon=50.0, delta=1e-5, mechanism="adaptive", clip_bound=0.1, noise_seed=0)
-    rows, state = np.tile(deltas(), (50, 1)), None
+    guard = protect(rounds=40, clients=150, epsilon=200.0, delta=1e-5, mechanism="adaptive", clip_bound=0.1, noise_seed=0)
+    rows, state = np.tile(deltas(), (10, 1)), None
     for number in range(1, 41):
         carried = guard.carry(range(len(rows)), rows, number, {}, {})
         state = guard.combine(carried.rows, number, state, mean, 0).state

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pytest_fl.checks import Bound, check, verdict
-from pytest_fl.clouds import gaussian
+from pytest_fl.clouds import gaussian, two_clusters
 from pytest_fl.colluders import identical_far
 from pytest_fl.corpus import assemble
 from pytest_fl.grid import grid
@@ -22,16 +22,20 @@ from pytest_fl.subjects import Subject
 
 
 def ordinary(rule: Rule, profile: Profile) -> Iterator[Round]:
-    """A few rounds that any rule takes: normal clouds, identical outliers."""
-    pairs = grid(rule).small or grid(rule).large
+    """A few rounds that any rule takes: normal clouds and tied ones, identical outliers, few and many coordinates."""
+    found = grid(rule)
+    pairs = (*found.small[:2], *found.small[-2:], *found.large[:1], *found.small[-1:])
+    even = [(n, f) for n, f in found.small if (n - f) % 2 == 0][:3]
     if not pairs:
         raise Misbehaved("refuses every number of clients tried (n from 3 to 40, f >= 1), with ordinary normal updates")
-    for index, (n, f) in enumerate((*pairs[:2], *pairs[-2:])):
+    for index, (n, f) in enumerate((*pairs, *even)):
         rng = np.random.default_rng([profile.seed, 10, index])
-        honest = gaussian(n - f, (5, 1, 3, 64)[index], rng)
+        tied = index >= len(pairs)
+        honest = (two_clusters if tied else gaussian)(n - f, (5, 1, 3, 64, 2, 1000)[index % 6], rng)
         dtype = np.float32 if index % 2 else np.float64
         byzantine = identical_far(honest, f, 20.0, rng)
-        yield assemble(honest.astype(dtype), byzantine, ("last", "first")[index % 2], rng, "normal cloud, ordinary outliers")
+        origin = f"{'two equal clusters' if tied else 'normal cloud'}, ordinary outliers"
+        yield assemble(honest.astype(dtype), byzantine, ("last", "first")[index % 2], rng, origin)
 
 
 @check(rounds=ordinary, gate=True)
@@ -65,33 +69,46 @@ def leaves_input_alone(rule: Rule, round_: Round) -> Bound:
 @check(rounds=ordinary)
 def same_answer_twice(rule: Rule, round_: Round) -> Bound:
     """The same updates give the same result, to the bit, however often one asks."""
-    results = [rule(round_.updates, round_.f) for _ in range(4)]
+    results = [rule(round_.updates, round_.f) for _ in range(6)]
     spread = max(float(np.abs(result - results[0]).max()) for result in results)
-    return Bound(spread, 0.0, f"four identical calls differ by up to {spread:.3g}" if spread else "")
+    return Bound(spread, 0.0, f"six identical calls differ by up to {spread:.3g}" if spread else "")
 
 
 @check(rounds=ordinary)
 def keeps_no_state(rule: Rule, round_: Round) -> Bound:
-    """A result does not depend on the calls before it, nor on what the same buffer held then."""
+    """A result does not depend on the calls before it, nor on what the same buffer held then, nor do later calls change it."""
     contents = {"first": round_.updates, "second": 100.0 - 3.0 * round_.updates}
-    fresh = {name: rule(updates, round_.f) for name, updates in contents.items()}
+    handed_out = {name: rule.raw(updates, round_.f) for name, updates in contents.items()}
+    fresh = {name: as_vector(result, round_.d).copy() for name, result in handed_out.items()}
     buffer = np.empty_like(round_.updates)
     for name in ("second", "first", "second"):
         buffer[:] = contents[name]
-        again = as_vector(rule.attempt(lambda: rule.subject.call(buffer, round_.f)), round_.d)
+        again = as_vector(rule.attempt(lambda: rule.subject.call(buffer, round_.f)), round_.d).copy()
         change = float(np.abs(again - fresh[name]).max())
         if change:
             return Bound(change, 0.0, f"after calls with other updates the same updates give a result {change:.3g} away")
-    return Bound(0.0, 0.0)
+    first = as_vector(handed_out["first"], round_.d)
+    selected = (round_.updates == first).all(1).any()  # a row of the caller's own copy: nobody else writes to it
+    if not selected and not np.array_equal(first, rule(contents["first"], round_.f)):
+        return verdict("a result that it gave was overwritten by a later call")
+    return verdict("")
 
 
 @check(rounds=ordinary)
-def says_nothing(rule: Rule, round_: Round) -> Bound:
-    """A library does not print."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        rule.raw(round_.updates, round_.f)
-    return verdict(f"printed {said.getvalue()[:60]!r}" if said.getvalue() else "")
+def leaves_no_trace(rule: Rule, round_: Round) -> Bound:
+    """A library prints nothing and leaves numpy's global random generator alone."""
+    said, kept = io.StringIO(), np.random.get_state()  # noqa: NPY002  # it is the global one that is looked at
+    np.random.seed(round_.n + 1009 * round_.d)  # noqa: NPY002  # a state that no rule seeds by chance
+    before = np.random.get_state()[1].tolist(), np.random.get_state()[2]  # noqa: NPY002
+    try:
+        with contextlib.redirect_stdout(said):
+            rule.raw(round_.updates, round_.f)
+        after = np.random.get_state()[1].tolist(), np.random.get_state()[2]  # noqa: NPY002
+    finally:
+        np.random.set_state(kept)  # noqa: NPY002
+    if said.getvalue():
+        return verdict(f"printed {said.getvalue()[:60]!r}")
+    return verdict("" if before == after else "seeded numpy's global generator, or drew from it")
 
 
 @check(rounds=ordinary)
@@ -148,7 +165,7 @@ def ignores_claimed_counts(rule: Rule, round_: Round) -> Bound:
     assert call is not None
     honest = as_vector(rule.attempt(lambda: call(round_.updates, round_.f, [10] * round_.n)), round_.d)
     worst = 0.0
-    for lie in (10**9, 1):
+    for lie in (10**9, 1, 0):
         counts = [lie if row in round_.byzantine else 10 for row in range(round_.n)]
         told = as_vector(rule.attempt(lambda counts=counts: call(round_.updates, round_.f, counts)), round_.d)
         worst = max(worst, float(np.abs(told - honest).max()))

@@ -13,7 +13,7 @@ from pytest_fl import corpus
 from pytest_fl.adversary import hunt
 from pytest_fl.checks import Bound, check
 from pytest_fl.coefficient import deviation, rounding
-from pytest_fl.guard import Rule
+from pytest_fl.guard import Hung, Misbehaved, Rule, as_vector
 from pytest_fl.profiles import Profile
 from pytest_fl.round import STORED, Round
 from pytest_fl.subjects import Subject
@@ -69,6 +69,22 @@ def _exact(rule: Rule, round_: Round) -> Bound | None:
 def exactness(rule: Rule, round_: Round) -> Bound | None:
     """n - f equal rows give that row, whatever the other f send and wherever they stand."""
     return _exact(rule, round_)
+
+
+@check(rounds=corpus.nobody_attacks, needs=is_exact)
+def nobody_attacks(rule: Rule, round_: Round) -> Bound | None:
+    """With f = 0 and n equal rows the result is that row, or a refusal of f = 0: [f:-f] is empty there."""
+    if round_.f or (round_.updates != round_.updates[0]).any():
+        return None
+    try:
+        result = rule.raw(round_.updates, 0)
+    except Hung:
+        raise
+    except Misbehaved:
+        return None  # it refuses to be called where nobody attacks
+    error = np.abs(as_vector(result, round_.d) - round_.updates[0].astype(np.float64))
+    size = float(np.abs(round_.updates).max())
+    return Bound(float(error.max()), rounding(round_.n, round_.d, round_.updates.dtype, size))
 
 
 @check(rounds=corpus.many_clients, needs=is_exact)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fl_impl.experiment import Trial
     from fl_impl.metrics import RoundResult
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Federated learning under attack.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Federated learning under attack.", pretty_exceptions_enable=False)
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="A .toml, .yaml or .json file of settings.", exists=True)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")]

@@ -25,12 +25,13 @@ def convergence(metrics: FLMetrics) -> Figure:
     drawn = (
         ("accuracy", "accuracy on held-out data", False),
         ("global_loss", "loss on held-out data", False),
-        ("deviation", "distance of aggregate and honest mean", True),
+        ("deviation", "distance from the honest mean", True),
     )
     for axis, (name, title, logarithmic) in zip(axes, drawn, strict=True):
         values = metrics.series(name)
         axis.plot(rounds, values, marker=".", linewidth=1.2)
-        axis.set(xlabel="round", title=title)
+        axis.set_xlabel("round")
+        axis.set_title(title, fontsize=10)
         if logarithmic and any(value > 0 for value in values):
             axis.set_yscale("log")
         for result in metrics.rounds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -73,7 +74,7 @@ def stored(folder: Path) -> dict[Trial, FLMetrics]:
         said = metrics.config
         trial = Trial(said["aggregation"], said["attack"] or NONE, said["byzantine_fraction"], said["seed"])
         found[trial] = metrics
-    return dict(sorted(found.items(), key=lambda item: (item[0].attack != NONE, item[0].attack)))
+    return dict(sorted(found.items(), key=lambda item: (item[0].attack != NONE, item[0].attack, item[0].aggregator)))
 
 
 def present(results: Mapping[Trial, FLMetrics], folder: Path, page: Path | None = None) -> None:
@@ -98,12 +99,15 @@ def present(results: Mapping[Trial, FLMetrics], folder: Path, page: Path | None 
 
 
 def grid_table(rules: list[str], attacks: list[str], rows: list[list[float]], title: str) -> Table:
-    """Aggregators by attacks; the worst attack of each in bold."""
-    table = Table("aggregator", *attacks, title=title, title_justify="left")
-    for rule, values in zip(rules, rows, strict=True):
-        worst = min((value for value in values if not math.isnan(value)), default=math.nan)
-        cells = [f"[bold]{100 * value:.0f}[/]" if value == worst else f"{100 * value:.0f}" for value in values]
-        table.add_row(rule, *cells)
+    """Attacks down, aggregators across; the worst attack of each aggregator in bold."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("attack", no_wrap=True)
+    for rule in rules:
+        table.add_column(rule.replace("_", " ").replace("|", " | "), justify="right")
+    worst = [min((value for value in values if not math.isnan(value)), default=math.nan) for values in rows]
+    for number, attack in enumerate(attacks):
+        cells = [(values[number], least) for values, least in zip(rows, worst, strict=True)]
+        table.add_row(attack, *(f"[bold]{100 * v:.0f}[/]" if v == least else f"{100 * v:.0f}" for v, least in cells))
     return table
 
 

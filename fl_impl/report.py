@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from fl_impl.charts import line_chart
+from fl_impl.charts import legend, line_chart
 from fl_impl.experiment import NONE, Comparison
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def comparison_page(comparison: Comparison) -> str:
 
 def table(comparison: Comparison, fraction: float) -> str:
     """Aggregators by attacks at one fraction."""
-    head = "".join(f'<th scope="col">{escape(attack)}</th>' for attack in comparison.attacks)
+    head = "".join(f'<th scope="col">{escape(attack).replace("_", "_<wbr>")}</th>' for attack in comparison.attacks)
     lines: list[str] = []
     for rule in comparison.aggregators:
         clean, least = comparison.accuracy(rule, NONE, fraction), comparison.worst(rule, fraction)
@@ -91,8 +91,9 @@ def courses(comparison: Comparison, fraction: float) -> str:
     charts: list[str] = []
     for attack in comparison.attacks:
         lines = {rule: comparison.course(rule, attack, fraction) for rule in comparison.aggregators}
-        charts.append(line_chart(f"{attack}, {fraction:.0%}", lines, x_label="round", y_label="accuracy", top=1.0))
-    return f'<div class="charts">{"".join(charts)}</div>'
+        title = f"{attack}, {fraction:.0%}"
+        charts.append(line_chart(title, lines, x_label="round", y_label="accuracy", top=1.0, keyed=False))
+    return f'{legend(comparison.aggregators)}<div class="charts">{"".join(charts)}</div>'
 
 
 def failures(comparison: Comparison) -> str:

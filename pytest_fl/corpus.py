@@ -195,6 +195,8 @@ def every_scale(rule: Rule, profile: Profile) -> Iterator[Round]:
         plot = ("identical, far", "all coordinates down", "one coordinate each", "same direction, shrunk or grown")[index % 4]
         byzantine = COLLUDERS[plot](honest, f, (5.0, 0.5, 50.0)[index % 3], rng)
         dtype = np.float32 if index % 3 == 1 else np.float64
+        if dtype is np.float32 and not rule.subject.strict_dtype:
+            scale = scale**0.5  # squares of ours may not leave float32; a stranger's may
         origin = f"unanimous, {plot}, everything times {scale:g}"
         yield assemble((scale * honest).astype(dtype), scale * byzantine, cycle(POSITIONS, index, 1), rng, origin, ("scaled",))
 

@@ -107,7 +107,7 @@ class Aggregator:
     ranks: Callable[..., Ranks] | None = None
     """(n, f, *, options) -> Ranks, where the rule is that in each coordinate."""
     selective: bool = False
-    """Whether it takes some updates and leaves others, so that the order of clients may decide between equal ones."""
+    """Whether it takes some updates, or values, and leaves others: then their order may decide between equals."""
     defended: bool = True
     """Whether non-finite rows are dropped and counted against f; otherwise they are refused."""
     native: bool = False

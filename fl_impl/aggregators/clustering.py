@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators.inputs import is_tensor
+from fl_impl.aggregators.inputs import generator, is_tensor
 from fl_impl.aggregators.kernels import combine
 from fl_impl.aggregators.lengths import cosines, fixed_lengths, shortening
 from fl_impl.aggregators.registry import aggregator
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.inputs import Matrix
-
-SEED: Final = 0
-"""Of the draws where no generator is given: the same input then gives the same output."""
 
 
 @aggregator(
@@ -41,8 +38,7 @@ def signguard(
     """
     del f
     d = x.shape[1]
-    rng = np.random.default_rng(SEED) if rng is None else rng
-    drawn = np.sort(rng.choice(d, max(1, round(coordinates * d)), replace=False))
+    drawn = np.sort(generator(rng).choice(d, min(d, max(1, round(coordinates * d))), replace=False))
     found = fixed_lengths(x)
     median = float(np.median(found))
     alike = _largest_cluster(_sign_shares(x[:, drawn]))
@@ -60,9 +56,10 @@ def _largest_cluster(features: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]
     from sklearn.cluster import MeanShift, estimate_bandwidth  # noqa: PLC0415  # it takes seconds
 
     bandwidth = float(estimate_bandwidth(features, quantile=0.5))
-    if bandwidth == 0:  # at least half are equal
-        return (features == np.median(features, axis=0)).all(axis=1)
-    labels = MeanShift(bandwidth=bandwidth).fit(features).labels_
+    if bandwidth > 0:
+        labels = MeanShift(bandwidth=bandwidth).fit(features).labels_
+    else:  # each has half of the others for equals
+        labels = np.unique(features, axis=0, return_inverse=True)[1].ravel()
     return labels == np.argmax(np.bincount(labels))
 
 
@@ -83,8 +80,7 @@ def flame(x: Matrix, f: int, *, noise: float = 0.001, rng: np.random.Generator |
     result = _mean_shortened(x, _majority_by_angle(x), found, median)
     if not noise:
         return result
-    rng = np.random.default_rng(SEED) if rng is None else rng
-    added = rng.standard_normal(x.shape[1]) * (noise * median)
+    added = generator(rng).standard_normal(x.shape[1]) * (noise * median)
     return result + (result.new_tensor(added) if is_tensor(result) else added)
 
 

@@ -103,6 +103,7 @@ _NEAREST = frozenset({"permutation", "translation", "scale", "sign", "unanimity"
     by="ranks",
     kappa=bounds.meamed,
     symmetries=_NEAREST,
+    selective=True,
     source="Xie et al. 2018 (arXiv:1802.10116); kappa proven in bounds.py",
 )
 def meamed(n: int, f: int) -> tuple[int, int, int]:
@@ -115,6 +116,7 @@ def meamed(n: int, f: int) -> tuple[int, int, int]:
     kappa=bounds.phocas,
     exact=True,
     symmetries=_NEAREST,
+    selective=True,
     source="Xie et al. 2018 (arXiv:1805.09682); kappa proven in bounds.py",
 )
 def phocas(n: int, f: int) -> tuple[int, int, int]:

@@ -87,6 +87,11 @@ def as_rows(value: object, like: Matrix, name: str) -> Matrix:
     return matrix
 
 
+def generator(rng: np.random.Generator | None) -> np.random.Generator:
+    """rng, or where none is given one with a fixed seed: the same input then gives the same output."""
+    return np.random.default_rng(0) if rng is None else rng
+
+
 def _check_finite(value: Any, name: str) -> None:
     if not bool((abs(value) < float("inf")).all()):
         raise ValueError(f"{name} must be finite; got {value!r}. It is the server's own: look where it was made")

@@ -11,13 +11,11 @@ import numpy.typing as npt
 from fl_impl.aggregators import bounds
 from fl_impl.aggregators.claims import honest_majority
 from fl_impl.aggregators.distances import central
+from fl_impl.aggregators.inputs import generator
 from fl_impl.aggregators.registry import pre_aggregator
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.kernels import Geometry
-
-SEED = 0
-"""Of the permutation where no generator is given: the same input then gives the same output."""
 
 
 @pre_aggregator(
@@ -62,8 +60,7 @@ def bucketing(
     del f, geometry
     if size < 1:
         raise ValueError(f"size must be at least 1; got {size}")
-    rng = np.random.default_rng(SEED) if rng is None else rng
     bucket = np.empty(n, np.intp)
-    bucket[rng.permutation(n)] = np.arange(n) // size
+    bucket[generator(rng).permutation(n)] = np.arange(n) // size
     members = bucket == np.arange(-(-n // size))[:, None]
     return members / members.sum(axis=1, keepdims=True)

@@ -55,10 +55,10 @@ def _kept(before: PreAggregator, after: Aggregator) -> frozenset[str]:
     """The symmetries of both, less what ties break.
 
     Clients with the same neighbours become equal rows, so groups of equals tie for selection though no update is in any
-    special position, and then their order decides.
+    special position. Then the order decides, of clients or of values.
     """
     tied = before.equalises and after.selective
-    return before.preserves & after.symmetries - frozenset({"permutation"} if tied else ())
+    return before.preserves & after.symmetries - frozenset({"permutation", "sign"} if tied else ())
 
 
 def chained(first: PreAggregator, second: PreAggregator) -> PreAggregator:

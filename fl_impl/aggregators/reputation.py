@@ -45,8 +45,9 @@ def foolsgold(x: Matrix, f: int, *, confidence: float = 1.0, history: Any = None
     """sum_i w_i x_i / sum_i w_i, w_i the smaller the more client i's past is like another's; 0 if all w_i are.
 
     It is meant for sybils, who push the same way: one attacker alone goes unnoticed, and honest clients that are
-    alike lose their weight. No robustness is proven. history: (n, d) sums of each client's updates so far, this round
-    included; the updates of this round alone where not given. confidence: the factor of the logit.
+    alike lose their weight. No robustness is proven.
+    history: (n, d) sums of each client's updates so far, this round included; where not given, this round alone.
+    confidence: the factor of the logit.
     """
     del f
     fixed_lengths(x)  # so that a row which is not finite is seen even if its weight is 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fl_impl.aggregators.claims import Weights, honest_majority
 from fl_impl.aggregators.distances import central
+from fl_impl.aggregators.inputs import generator
 from fl_impl.aggregators.kernels import combine
 from fl_impl.aggregators.registry import aggregator
 from fl_impl.aggregators.screening import measured
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from fl_impl.aggregators.inputs import Matrix
     from fl_impl.aggregators.kernels import Geometry
 
-SEED: Final = 0
-"""Of the draws where no generator is given: the same input then gives the same output."""
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -58,14 +57,17 @@ def _top_direction(gram: FloatArray, shares: Weights) -> tuple[float, FloatArray
     With r = sqrt(p), the matrix r_i <x_i - mu, x_j - mu> r_j has the same eigenvalue; u its eigenvector, the
     projection of x_i - mu is proportional to sum_j <x_i - mu, x_j - mu> r_j u_j.
     """
+    from scipy.linalg import eigh  # noqa: PLC0415  # it finds one eigenvector alone, and takes time to import
+
     projections, inside = np.zeros(len(gram)), np.flatnonzero(shares)
     gram, root = gram[np.ix_(inside, inside)], np.sqrt(shares[inside])
     unit = float(np.abs(gram).max())
     if unit == 0:
         return 0.0, projections
-    values, vectors = np.linalg.eigh(root[:, None] * (gram / unit) * root)
-    projections[inside] = (gram / unit @ (root * vectors[:, -1])) ** 2
-    return max(float(values[-1]), 0.0) * unit, projections
+    last = len(root) - 1
+    value, vector = eigh(root[:, None] * (gram / unit) * root, subset_by_index=[last, last], check_finite=False)
+    projections[inside] = (gram / unit @ (root * vector[:, 0])) ** 2
+    return max(float(value[0]), 0.0) * unit, projections
 
 
 def _dnc_min_clients(f: int, *, c: float = 1.0, iterations: int = 1) -> int:
@@ -100,7 +102,7 @@ def dnc(
     rng: the generator of the draws; where none is given, one with a fixed seed.
     """
     n, d = len(x), x.shape[1]
-    rng = np.random.default_rng(SEED) if rng is None else rng
+    rng = generator(rng)
     kept = np.ones(n, np.bool_)
     for _ in range(iterations):
         drawn = x if d <= coordinates else x[:, np.sort(rng.choice(d, coordinates, replace=False))]

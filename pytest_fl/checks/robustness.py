@@ -61,6 +61,8 @@ def _exact(rule: Rule, round_: Round) -> Bound | None:
     value = honest[0].astype(np.float64)
     # Where the honest rows are zero there is no honest size: then the outliers' own, which are ordinary, must do.
     size = float(np.abs(value).max()) or float(np.abs(round_.updates).max())
+    if "scaled" not in round_.tags:
+        size = max(size, 1.0)  # an iteration may end at an absolute tolerance, where numbers are ordinary
     error = np.abs(rule(round_.updates, round_.f) - value)
     return Bound(float(error.max()), rounding(round_.n, round_.d, round_.updates.dtype, size))
 

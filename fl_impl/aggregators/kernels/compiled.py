@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -30,9 +31,9 @@ def host() -> Host:
     binding.initialize_native_asmprinter()
     found: Any = binding.get_host_cpu_features()
     wide = bool(found.get("avx512f") and found.get("avx512vl"))
-    arm = bool(found.get("neon") or found.get("asimd"))
-    size = 64 if wide else 16 if arm else 32
-    return Host(binding.get_host_cpu_name(), found.flatten(), size, wide or arm)
+    size = 64 if wide else 32 if found.get("avx") else 16
+    many = wide or platform.machine().lower() in ("arm64", "aarch64")
+    return Host(binding.get_host_cpu_name(), found.flatten(), size, many)
 
 
 @dataclass(frozen=True, eq=False)

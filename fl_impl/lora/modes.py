@@ -1,0 +1,144 @@
+"""How adapters become one: each mode is a function of weighted factors, and says what it does to the mean of the products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from fl_impl.aggregators import Aggregator, resolve
+from fl_impl.lora.factors import Array, Factors, Module, Shape, zeros
+from fl_impl.lora.product import Reals, refactored, stack
+from fl_impl.specs import nearest, split
+
+Trains = Literal["AB", "A", "B"]
+Claim = Literal["mean", "truncated", "biased"]
+"""What is added to the weights: the weighted mean of the products exactly, its best approximation of the rank, neither."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What the server goes on with: its adapter, and what is added to the weights themselves, if anything."""
+
+    adapter: Factors
+    residual: Factors | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """`merge(clients, weights, rank) -> Merged`, and its claims."""
+
+    name: str
+    merge: Callable[[Factors, Reals, int], Merged]
+    claim: Claim
+    trains: Callable[[int], Trains]
+    """Round -> the factors that clients train."""
+    restarts: bool
+    """Whether each client begins every round with a random A of its own and B = 0."""
+    mixed_ranks: bool
+    """Whether clients may have lower ranks than the server."""
+    source: str
+
+    def __post_init__(self) -> None:
+        """Let help() show what the function says of itself."""
+        object.__setattr__(self, "__doc__", self.merge.__doc__)
+
+    @property
+    def exact(self) -> bool:
+        """Whether what is added to the weights equals the weighted mean of the products."""
+        return self.claim == "mean"
+
+
+MODES: Final[dict[str, Mode]] = {}
+"""All of them by name."""
+
+
+def mode(
+    *,
+    claim: Claim,
+    source: str,
+    trains: Callable[[int], Trains] = lambda number: "AB",  # noqa: ARG005  # a function of the round
+    restarts: bool = False,
+    mixed_ranks: bool = False,
+) -> Callable[[Callable[[Factors, Reals, int], Merged]], Mode]:
+    """Register `merge(clients, weights (n,), rank)` under its name. The weights sum to 1; all products have scale 1."""
+
+    def register(merge: Callable[[Factors, Reals, int], Merged]) -> Mode:
+        if merge.__name__ in MODES:
+            raise ValueError(f"two modes are called {merge.__name__!r}: give one of them another name")
+        MODES[merge.__name__] = Mode(merge.__name__, merge, claim, trains, restarts, mixed_ranks, source)
+        return MODES[merge.__name__]
+
+    return register
+
+
+def factor_means(clients: Factors, weights: Reals) -> Factors:
+    """sum_i w_i B_i and sum_i w_i A_i."""
+
+    def mean(rows: Array) -> Array:
+        return np.tensordot(weights[used], rows[used], axes=1)[None]
+
+    used = np.flatnonzero(weights)
+    return Factors(tuple(Module(mean(up), mean(down)) for up, down in clients.modules))
+
+
+@mode(claim="biased", source="FedIT, Zhang et al. 2024 (arXiv:2305.05644)")
+def fedit(clients: Factors, weights: Reals, rank: int) -> Merged:
+    """A = sum p_i A_i, B = sum p_i B_i: off the mean product by sum p_i B_i A_i - B A."""
+    del rank
+    return Merged(factor_means(clients, weights))
+
+
+@mode(claim="mean", trains=lambda number: "B", source="FFA-LoRA, Sun et al. 2024 (arXiv:2403.12313)")  # noqa: ARG005  # always
+def ffa(clients: Factors, weights: Reals, rank: int) -> Merged:
+    """A is never trained, B = sum p_i B_i: exact, half the traffic, and linear, as noise and masks need."""
+    del rank
+    return Merged(factor_means(clients, weights))
+
+
+@mode(claim="mean", trains=lambda number: "B" if number % 2 else "A", source="RoLoRA, Chen et al. 2024 (arXiv:2409.02346)")
+def rolora(clients: Factors, weights: Reals, rank: int) -> Merged:
+    """Odd rounds train B, even ones A, the other one being everybody's: exact in each round."""
+    del rank
+    return Merged(factor_means(clients, weights))
+
+
+@mode(claim="mean", source="FedEx-LoRA, Singhal et al. 2025 (arXiv:2410.09432)")
+def fedex(clients: Factors, weights: Reals, rank: int) -> Merged:
+    """As fedit, and the weights themselves take the rest, sum p_i B_i A_i - B A."""
+    del rank
+    adapter = factor_means(clients, weights)
+    everything = clients.beside(adapter)
+    return Merged(adapter, stack(everything, np.append(weights, -1.0)))
+
+
+@mode(claim="mean", restarts=True, mixed_ranks=True, source="FLoRA, Wang et al. 2024 (arXiv:2409.05976)")
+def flora(clients: Factors, weights: Reals, rank: int) -> Merged:
+    """[p_1 B_1 ... p_n B_n] [A_1; ...; A_n] is added to the weights, and adapters begin anew."""
+    shapes = tuple(Shape("", up.shape[2], down.shape[2]) for up, down in clients.modules)
+    return Merged(zeros(shapes, rank), stack(clients, weights))
+
+
+@mode(claim="truncated", mixed_ranks=True, source="FlexLoRA, Bai et al. 2024 (arXiv:2402.11505)")
+def flexlora(clients: Factors, weights: Reals, rank: int) -> Merged:
+    """The best approximation of sum p_i B_i A_i of the server's rank, by QR and an SVD of the small core."""
+    return Merged(refactored(stack(clients, weights), rank))
+
+
+def parse(aggregation: object) -> tuple[Mode, Aggregator]:
+    """The mode and the rule of "fedex", "krum", "flora|nnm|krum" or an Aggregator; flexlora and mean where not named.
+
+    Raises ValueError for a wrong name, with the nearest one.
+    """
+    if not isinstance(aggregation, str):
+        return flexlora, resolve(aggregation)
+    first, *rest = (part.strip() for part in split(aggregation, "|"))
+    if first in MODES:
+        return MODES[first], resolve("|".join(rest) if rest else "mean")
+    try:
+        return flexlora, resolve(aggregation)
+    except ValueError as error:
+        modes = f"; or one of the modes{nearest(first, MODES)}" if "expected an aggregator" in str(error) else ""
+        raise ValueError(f"{error}{modes}") from None

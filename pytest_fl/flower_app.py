@@ -10,6 +10,8 @@ import pytest
 from pytest_fl.knobs import value
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from fl_impl.attacks import Attack
     from fl_impl.flower.runs import FlowerRun
 
@@ -28,22 +30,30 @@ class RunApp:
         rounds: int | None = None,
         clients: int | None = None,
         byzantine: float | None = None,
+        attackers: Collection[int] | None = None,
         **keywords: Any,
     ) -> FlowerRun:
         """Run a Flower app in this process, without Ray: what is not given comes from the knobs, attack=None is clean.
 
-        app: the folder of its pyproject.toml or (ServerApp, ClientApp); the project that is tested where None. Other
-        keywords are those of `fl_impl.flower.run_app`, run_config above all.
+        app: the folder of its pyproject.toml or (ServerApp, ClientApp); the project that is tested where None. byzantine
+        is the share that attacks, attackers are its partition-ids instead. Other keywords are those of
+        `fl_impl.flower.run_app`, run_config above all.
         """
         from fl_impl.flower import run_app  # noqa: PLC0415  # flwr is imported by the tests that need it
 
-        said = {"rounds": rounds, "clients": clients, "byzantine": byzantine}
-        rounds, clients, byzantine = (
-            value(name, self.request.config, self.request.node) if given is None else given for name, given in said.items()
-        )
-        settings = {"attack": self.attack, "seed": value("seed", self.request.config, self.request.node), **keywords}
-        where = self.request.config.rootpath if app is None else app
-        return run_app(where, rounds=rounds, nodes=clients, fraction=byzantine, **settings)
+        def knob(name: str) -> Any:
+            return value(name, self.request.config, self.request.node)
+
+        settings: dict[str, Any] = {
+            "attack": self.attack,
+            "seed": knob("seed"),
+            "rounds": knob("rounds") if rounds is None else rounds,
+            "nodes": knob("clients") if clients is None else clients,
+        }
+        if attackers is None:
+            settings["fraction"] = knob("byzantine") if byzantine is None else byzantine
+        settings["clients"] = attackers
+        return run_app(self.request.config.rootpath if app is None else app, **{**settings, **keywords})
 
 
 @pytest.fixture

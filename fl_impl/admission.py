@@ -62,9 +62,10 @@ def without_non_finite(admitted: Admitted, rejected: Reasons) -> Admitted:
     """The rows that are finite, for updates that are sound but for that; the others are noted in `rejected`."""
     if np.isfinite(admitted.deltas).all():
         return admitted
-    finite = np.isfinite(admitted.deltas).all(axis=1)
-    rejected |= {client: NON_FINITE for client, sound in zip(admitted.ids, finite, strict=True) if not sound}
-    return admitted.at(np.flatnonzero(finite))
+    finite = np.flatnonzero(np.isfinite(admitted.deltas).all(axis=1))
+    sound = admitted.at(finite)
+    rejected |= dict.fromkeys(set(admitted.ids) - set(sound.ids), NON_FINITE)
+    return sound
 
 
 def message_fault(asked: int, message: Any, round_number: int, kept: Mapping[int, Any]) -> str:

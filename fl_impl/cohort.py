@@ -116,7 +116,8 @@ def train(
         losses[where] += loss.numpy()
         counts[where] += 1
         slopes = keeper.correct(slopes, mine, where)
-        torch._foreach_sub_(list(mine.values()), list(slopes.values()), alpha=recipe.learning_rate)  # noqa: SLF001  # as optim
+        for name, part in mine.items():
+            part.sub_(slopes[name], alpha=recipe.learning_rate)
     deltas, means = np.empty((n, task.layout.d), np.float32), np.empty(n)
     for name, columns in task.layout.columns.items():
         deltas[order, columns] = weights[name].sub_(start[name]).flatten(1).numpy()

@@ -134,7 +134,8 @@ class FederatedLearningCoordinator:
         def poison() -> str:
             return self._assault.attack.spec if self._assault else ""
 
-        with engine(self.config, clients, poison) as self._train:
+        with engine(self.config, clients, poison) as fleet:
+            self._train = fleet
             try:
                 yield
             finally:

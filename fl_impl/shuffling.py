@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def steps(
 def runs(lengths: Ints) -> Iterator[tuple[int, int]]:
     """(first, last) of each run of equal lengths above 0."""
     edges = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
-    return ((a, b) for a, b in zip(edges, edges[1:], strict=False) if lengths[a] > 0)
+    return ((a, b) for a, b in itertools.pairwise(edges) if lengths[a] > 0)
 
 
 def shuffle(rows: Ints, order: Ints, starts: Ints, sizes: Ints, keys: Keys) -> None:

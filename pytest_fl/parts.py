@@ -108,8 +108,8 @@ class AdapterAggregation:
     """Whether n equal adapters give that adapter; a rule that clips may not."""
     biased: str = ""
     """Why the result is known not to be what the rule makes of the products, if it is not."""
-    shared: str = ""
-    """"A" or "B" where that factor is everybody's."""
+    shared_a: bool = False
+    """Whether A is everybody's, and clients differ in B alone."""
     mixed_ranks: bool = False
     """Whether clients may have different ranks."""
 

@@ -147,7 +147,7 @@ def adapters(aggregation: str, *, rank: int = 3) -> AdapterAggregation:
         rank=rank if mode.claim == "truncated" else None,
         unanimous="unanimity" in rule.symmetries,
         biased="it averages A and B apart" if mode.claim == "biased" else "",
-        shared={"A": "B", "B": "A", "AB": ""}[mode.trains(1)],
+        shared_a=mode.trains(1) == "B",
         mixed_ranks=mode.mixed_ranks,
     )
 

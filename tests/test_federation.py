@@ -48,7 +48,7 @@ def test_the_mean_falls_to_a_sign_flip_and_a_robust_rule_holds() -> None:
         assert accuracy["mean", None] - accuracy["mean", "sign_flip"] > 0.20
         assert accuracy["nnm|trimmed_mean", None] - accuracy["nnm|trimmed_mean", "sign_flip"] < 0.05
         assert accuracy["mean", None] - accuracy["nnm|trimmed_mean", "sign_flip"] < 0.05
-    print("\n".join(lines))  # noqa: T201  # the figures are asked for; pytest -rP shows them
+    print("\n".join(lines))  # the figures are asked for; pytest -rP shows them
 
 
 def test_the_aggregator_sees_deltas_and_the_exact_f() -> None:
@@ -98,11 +98,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 def test_global_generators_are_left_alone() -> None:
     import torch
 
-    np.random.seed(3)  # noqa: NPY002  # to see that nobody touches it
+    np.random.seed(3)  # to see that nobody touches it
     torch.manual_seed(3)
-    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]
     run(num_rounds=1, model="cnn", attack="noise_injection", attack_fraction=0.3)
-    np.testing.assert_array_equal(before[0], np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
+    np.testing.assert_array_equal(before[0], np.random.get_state()[1])  # type: ignore[index]
     assert torch.equal(before[1], torch.get_rng_state())
 
 
@@ -159,7 +159,7 @@ class Quadratic:
     def __init__(self, centre: float) -> None:
         self.centre = centre
 
-    def fit(self, parameters: np.ndarray, round: int) -> ClientUpdate:  # noqa: A002
+    def fit(self, parameters: np.ndarray, round: int) -> ClientUpdate:
         del round
         return ClientUpdate(0.5 * (self.centre - parameters), 1, float(np.mean((self.centre - parameters) ** 2)))
 

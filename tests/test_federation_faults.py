@@ -21,7 +21,7 @@ D = 6
 class Sound:
     """Answers as it should."""
 
-    def fit(self, parameters: np.ndarray, round: int) -> Any:  # noqa: A002
+    def fit(self, parameters: np.ndarray, round: int) -> Any:
         del round
         return ClientUpdate(np.ones_like(parameters), 3, 1.0)
 
@@ -32,7 +32,7 @@ class Faulty(Sound):
     def __init__(self, answer: Any) -> None:
         self.answer = answer
 
-    def fit(self, parameters: np.ndarray, round: int) -> Any:  # noqa: A002
+    def fit(self, parameters: np.ndarray, round: int) -> Any:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer(parameters, round)

@@ -34,7 +34,7 @@ def accuracy(rule: str, attack: str | None, fraction: float, momentum: float = 0
         rounds = FederatedLearningCoordinator(config).run(make_clients(config), output=None).rounds
         found.append(statistics.fmean(result.accuracy for result in rounds[-5:]))
     value = statistics.fmean(found)
-    print(f"{rule:24} {attack or 'no attack':40} f={round(25 * fraction):2} momentum {momentum:4} {partition:16} {value:.1%}")  # noqa: T201
+    print(f"{rule:24} {attack or 'no attack':40} f={round(25 * fraction):2} momentum {momentum:4} {partition:16} {value:.1%}")
     return value
 
 

@@ -46,7 +46,7 @@ def test_only_seconds_may_differ_between_equal_runs(tmp_path: Path) -> None:
 def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made().save(tmp_path / "a.json")
     before = path.read_bytes()
-    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))  # noqa: ARG005
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         FLMetrics().save(path)
     assert path.read_bytes() == before

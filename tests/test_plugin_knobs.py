@@ -170,7 +170,7 @@ def test_it_costs_nothing_until_it_is_used(pytester):
             assert not heavy
             ours = {name for name in sys.modules if name.startswith("pytest_fl.")}
             assert ours == {f"pytest_fl.{name}" for name in
-                ("plugin", "knobs", "fixtures", "federations", "benchmarks", "current", "runs")}
+                ("plugin", "knobs", "fixtures", "federations", "benchmarks", "current", "flower_app", "runs")}
     """)
     pytester.makeconftest("""
         import sys

@@ -99,11 +99,11 @@ def leaves_no_trace(rule: Rule, round_: Round) -> Bound:
     """A library prints nothing and leaves numpy's global random generator alone."""
     said, kept = io.StringIO(), np.random.get_state()  # noqa: NPY002  # it is the global one that is looked at
     np.random.seed(round_.n + 1009 * round_.d)  # noqa: NPY002  # a state that no rule seeds by chance
-    before = np.random.get_state()[1].tolist(), np.random.get_state()[2]  # noqa: NPY002
+    before = repr(np.random.get_state(legacy=False))  # noqa: NPY002
     try:
         with contextlib.redirect_stdout(said):
             rule.raw(round_.updates, round_.f)
-        after = np.random.get_state()[1].tolist(), np.random.get_state()[2]  # noqa: NPY002
+        after = repr(np.random.get_state(legacy=False))  # noqa: NPY002
     finally:
         np.random.set_state(kept)  # noqa: NPY002
     if said.getvalue():

@@ -1,6 +1,6 @@
 """How fast a federation is beside its floors, in one process, interleaved, one thread, least CPU time of several runs.
 
-python scripts/federation_speed.py            ours, the batched program, the plain loop; pfl and Flower where installed
+python scripts/federation_speed.py [--flower]     ours, the batched program, the plain loop; pfl and Flower where installed
 The task: sklearn digits, iid, MLP 64-64-10, SGD 0.1, batch 32, one local epoch, 20 rounds, all clients in each.
 """
 
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import federation_speed_peers
 import numpy as np
 import torch
 from torch.nn import functional
@@ -151,16 +152,20 @@ def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--flower", action="store_true", help="time Flower's simulation too: minutes")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
     print(f"python {sys.version.split()[0]}, torch {torch.__version__}, numpy {np.__version__}")
     for n in (10, 100):
-        table(n, repeats)
+        table(n, asked.repeats)
     print("\nmemory")
     memory()
-    for peer in ("pfl", "flwr"):
-        if importlib.util.find_spec(peer) is None:
-            print(f"{peer}: not installed here, not timed")
+    for peer, run in (("pfl", federation_speed_peers.pfl), ("flwr", federation_speed_peers.flower)):
+        if importlib.util.find_spec(peer) is None or (peer == "flwr" and not asked.flower):
+            print(f"{peer}: not installed or not asked for, not timed")
+            continue
+        for n in (10, 100):
+            print(f"{peer}, {n} clients, {ROUNDS} rounds: {1000 * min(run(n) for _ in range(1 if asked.flower else 3)):.0f} ms")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_two_supernodes_are_killed_and_the_run_ends_under_tls_with_the_loss_reco
             if number == kill_after + 1:
                 for supernode, _ in (deployment.supernodes[0], deployment.supernodes[5]):
                     os.kill(supernode, signal.SIGKILL)
-            return fleet(trainees, parameters, number, rejected, control=control, timeout=20.0)
+            return fleet(trainees, parameters, number, rejected, control=control, timeout=60.0)  # of which only the round of the kill waits
 
         coordinator._train = train
         results = coordinator.run(clients, output=None).rounds

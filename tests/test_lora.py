@@ -24,12 +24,14 @@ def new(**options):
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_lowers_the_held_out_loss_of_real_speakers(mode):
     adapter, clients = new(), make_text_clients(num_clients=3)
-    before = adapter.evaluate(clients, context=48, judged=384)
-    metrics = adapter.federated_fit(clients, rounds=5, aggregation=mode, **QUICK)
-    after = adapter.evaluate(clients, context=48, judged=384)
+    judged = {"context": 48, "judged": 1024}
+    before = adapter.evaluate(clients, **judged)
+    metrics = adapter.federated_fit(clients, rounds=5, aggregation=mode, local_steps=4, batch_size=8, **judged)
+    after = adapter.evaluate(clients, **judged)
     print(f"{mode}: held-out loss {before.loss:.3f} -> {after.loss:.3f}, perplexity {after.perplexity:.2f}")
-    assert after.loss < before.loss - 0.03
-    assert all(after.clients[name] < before.clients[name] for name in before.clients)
+    assert after.loss < before.loss - 0.1
+    lowered = sum(after.clients[name] < before.clients[name] for name in before.clients)
+    assert lowered >= 0.8 * len(before.clients)  # one speaker of ten may be no better after so few steps
     assert metrics.final.global_loss == after.loss
     assert metrics.clients[HELD_OUT + "Hamlet"][::5] == [before.clients["Hamlet"], after.clients["Hamlet"]]
 

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from fl_impl.commands import app
 from fl_impl.lora import LoRAFLAdapter
 from fl_impl.lora.adapter import HELD_OUT
 
 QUICK = ("--local-steps=1", "--batch-size=4", "--rank=2", "--alpha=4")
 
 
-def command(*arguments, folder):
-    line = [sys.executable, "-c", "from fl_impl.cli import main; main()", "lora", *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, ["lora", *arguments])
 
 
-def test_a_run_saves_adapter_metrics_and_picture(tmp_path):
-    done = command("--num-clients=3", "--num-rounds=1", "--output=run", *QUICK, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "held-out loss" in done.stdout
+def test_a_run_saves_adapter_metrics_and_picture(command, tmp_path):
+    done = command("--num-clients=3", "--num-rounds=1", "--output=run", *QUICK)
+    assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"adapter", "metrics.json", "held_out.png"}
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert len(metrics["clients"][HELD_OUT + "Hamlet"]) == 2
     assert LoRAFLAdapter.load(tmp_path / "run" / "adapter").adapter.rank == 2
+
+
+def test_texts_of_ones_own(command, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for name in ("ann", "bob"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"I am {name}, and I say so. " * 60)
+    assert command("--texts=texts", "--num-rounds=1", "--output=run", *QUICK).exit_code == 0
+    assert HELD_OUT + "bob" in json.loads((tmp_path / "run" / "metrics.json").read_text())["clients"]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +45,7 @@ def test_a_run_saves_adapter_metrics_and_picture(tmp_path):
         (["--num-clients=2", "--aggregation=krun"], 1, "did you mean 'krum'"),
     ],
 )
-def test_what_is_refused_leaves_with_one_line_and_a_code(arguments, code, said, tmp_path):
-    done = command(*arguments, folder=tmp_path)
-    assert done.returncode == code, done.stderr
+def test_what_is_refused_leaves_with_a_code_and_the_reason(arguments, code, said, command):
+    done = command(*arguments)
+    assert done.exit_code == code
     assert said in done.stderr
-    assert "Traceback" not in done.stderr

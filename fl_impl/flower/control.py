@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,11 +15,11 @@ from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
 from flwr.common.constant import SubStatus
 from flwr.common.serde import fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
@@ -59,7 +59,7 @@ def running_app(deployment: Deployment, settings: str) -> Generator[Grid]:
     task, token = acquired(deployment)
     grid = HttpGrid(deployment.address, *security(deployment), token=token)
     client = grid._runtime_client  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # as flwr-serverapp does
-    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    heartbeat = HeartbeatSender(heartbeat_of(client, deployment))
     heartbeat.start()
     before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     outcome, details = SubStatus.FAILED, "the coordinator was stopped"
@@ -75,6 +75,18 @@ def running_app(deployment: Deployment, settings: str) -> Generator[Grid]:
         heartbeat.stop()
         grid.close()
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def heartbeat_of(client: Any, deployment: Deployment) -> Callable[[], bool]:
+    """Sends a heartbeat; Flower's own sends SIGINT to this process, which is the user's, where the SuperLink gave up."""
+
+    def beat() -> bool:
+        with suppress(httpx.HTTPError):
+            if not client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success:
+                deployment.given_up = "the SuperLink gave up the run: no heartbeat reached it in time"
+        return True
+
+    return beat
 
 
 def finish(client: Any, outcome: str, details: str) -> None:

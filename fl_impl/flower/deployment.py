@@ -49,6 +49,8 @@ class Deployment:
     certificates: Certificates | None = None
     keys: list[bytes] = field(default_factory=list[bytes])
     """The public keys of the nodes that may join; without TLS anybody on this machine may."""
+    given_up: str = ""
+    """Why the SuperLink no longer takes part."""
 
     @property
     def pids(self) -> list[int]:
@@ -57,7 +59,7 @@ class Deployment:
 
     def broken(self) -> str:
         """Why it no longer runs; "" while it does."""
-        return "" if self.launcher.poll() is None else f"its processes have ended:\n{self.logs()}"
+        return self.given_up if self.launcher.poll() is None else f"its processes have ended:\n{self.logs()}"
 
     def logs(self, lines: int = 15) -> str:
         """The last lines of all logs."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fl_impl.admission import Admitted, Reasons, admit, without_non_finite
 from fl_impl.clients import ClientUpdate
 from fl_impl.config import byzantine_count
 from fl_impl.randomness import generator
 
 if TYPE_CHECKING:
-    from fl_impl.admission import Admitted
     from fl_impl.attacks import Attack
     from fl_impl.data import Dataset
     from fl_impl.evaluation import Ground
@@ -42,8 +43,7 @@ class Assault:
         """Who attacks in this round, if selected."""
         if round_number < self.start or (self.stop is not None and round_number > self.stop):
             return frozenset()
-        count = byzantine_count(self.fraction, population)
-        return frozenset(generator(self.seed, "attackers").permutation(population)[:count].tolist())
+        return members(self.seed, byzantine_count(self.fraction, population), population)
 
     def trainee(self, client: Any, number: int) -> Any:
         """Who trains for a Byzantine client: itself, on poisoned data where the attack poisons data."""
@@ -59,18 +59,21 @@ class Assault:
         return self.poisoned[number]
 
     def strike(
-        self, honest: Admitted, own: Admitted, round_number: int, memory: dict[str, Any], **context: Any
-    ) -> dict[int, ClientUpdate | None]:
-        """What the attackers send instead of their own updates; None is silence."""
+        self, honest: Admitted, own: Admitted, round_number: int, rejected: Reasons, memory: dict[str, Any], **context: Any
+    ) -> Admitted:
+        """What the attackers send instead of their own updates, as far as it is sound; otherwise why not in `rejected`."""
         rng, rows = generator(self.seed, "strike", round_number), own.deltas
-        if self.attack.stages("update") and len(honest.ids) and len(own.ids):
+        if self.attack.stages("update") and honest.ids:
             told = {"own": own.deltas, "memory": memory, "ids": np.array(honest.ids), **context}
             rows = np.asarray(self.attack.craft(honest.deltas, len(own.ids), rng, **told))
-        sent = zip(own.ids, rows, own.counts, own.losses, strict=True)
-        return {
-            client: self.attack.tamper(ClientUpdate(row, int(count), loss, client=client), rng, memory=memory)
-            for client, row, count, loss in sent
-        }
+        sent = Admitted(own.ids, rows, own.counts, own.losses)
+        if not self.attack.stages("protocol"):
+            return without_non_finite(sent, rejected)
+        messages: dict[int, ClientUpdate | None] = {}
+        for client, row, count, loss in zip(sent.ids, sent.deltas, sent.counts, sent.losses, strict=True):
+            update = ClientUpdate(row, int(count), loss, client=client)
+            messages[client] = self.attack.tamper(update, rng, memory=memory)
+        return admit(messages, rows.shape[1], round_number, rejected)
 
     def success(self, ground: Ground, parameters: Vector) -> float | None:
         """The share of the test samples the attacker cares about that are read as it wishes; None where it only harms."""
@@ -81,3 +84,9 @@ class Assault:
             self.aims[key] = self.attack.aim(ground.test, generator(self.seed, "aim"))
         aim = self.aims[key]
         return ground.task.evaluate(parameters, aim).accuracy if aim is not None and len(aim) else None
+
+
+@lru_cache
+def members(seed: int, count: int, population: int) -> frozenset[int]:
+    """`count` of the clients, drawn once for all rounds."""
+    return frozenset(generator(seed, "attackers").permutation(population)[:count].tolist())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fl_impl.admission import Admitted, Reasons, admit, replaced, stacked
+from fl_impl.admission import Admitted, Reasons, replaced, stacked
 from fl_impl.assaults import Assault
 from fl_impl.attacks import resolve
 from fl_impl.checkpoints import RunState, load_state, save_state
@@ -76,7 +76,7 @@ class FederatedLearningCoordinator:
         server = Server(state, clients, config.seed, number)
         if assault and own.ids:
             told = {"aggregate": self._preview(server, honest, own), "previous": state.single.get("previous")}
-            struck = admit(assault.strike(honest, own, number, state.memory, **told), d, number, rejected)
+            struck = assault.strike(honest, own, number, rejected, state.memory, **told)
             admitted = replaced(trained, byzantine, struck)
         # Clip and noise, compress, mask and decode belong here: the issue on privacy brings them.
 

@@ -166,7 +166,7 @@ def geometric_median(x: Floats, f: int) -> Floats:
         pull = (away[lengths > 0] / lengths[lengths > 0, None]).sum(0)
         if np.linalg.norm(pull) <= (lengths == 0).sum():
             return row[None]
-    z = np.median(x, axis=0)
+    z = x.mean(axis=0)  # never an input, where the iteration would stay though it is not optimal; the median may be one
     for _ in range(5000):
         weights = 1 / np.maximum(np.linalg.norm(x - z, axis=1), 1e-300)
         z = weights @ x / weights.sum()

@@ -16,18 +16,31 @@ from fl_impl.attacks.claims import Array, attack, stand_in
 
 def mean_of(honest: Array) -> Array:
     """(d,) float64: mu, summed as differences from the first row, so that a common offset costs no digits."""
-    return honest[0].astype(np.float64) + (honest - honest[0]).sum(axis=0) / len(honest)
+    sums = [(block - block[0]).sum(axis=0) for block in column_blocks(honest)]
+    return honest[0].astype(np.float64) + np.concatenate(sums) / len(honest)
 
 
 def spread_of(honest: Array, ddof: int = 1) -> Array:
     """(d,) float64: s, zero where there is one row."""
-    h, centred = len(honest), honest - mean_of(honest).astype(honest.dtype)
-    scale = np.abs(centred).max()
-    if h <= ddof or scale == 0:
+    if len(honest) <= ddof:
         return np.zeros(honest.shape[1])
-    centred /= scale  # squares of 1e30 do not overflow
-    squares = np.einsum("ij,ij->j", centred, centred)
-    return np.sqrt(squares.astype(np.float64) / (h - ddof)) * float(scale)
+    return np.concatenate([block_spread(block, ddof) for block in column_blocks(honest)])
+
+
+def block_spread(block: Array, ddof: int) -> Array:
+    """s of some columns; scaled to 1 first, so that the squares of 1e30 do not overflow."""
+    offsets = block - block[0]
+    centred = offsets - offsets.mean(axis=0)
+    scale = float(np.abs(centred).max()) or 1.0
+    centred /= block.dtype.type(scale)
+    squares = np.einsum("ij,ij->j", centred, centred).astype(np.float64)
+    return np.sqrt(squares / (len(block) - ddof)) * scale
+
+
+def column_blocks(honest: Array) -> list[Array]:
+    """Views of some columns each, about 65,536 numbers: what is computed of them stays in the cache."""
+    width = max(1, 65536 // len(honest))
+    return [honest[:, first : first + width] for first in range(0, honest.shape[1], width)]
 
 
 def repeated(row: Array, f: int) -> Array:

@@ -21,6 +21,7 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SCHEDULING: Final = 30.0
 """Seconds until the SuperLink must hand out the task of the ServerApp."""
+TRYING: Final = 120.0
+"""Seconds that a request is repeated."""
 APP: Final = """
 [project]
 name = "pytest-fl-federation"
@@ -58,6 +61,7 @@ def running_app(deployment: Deployment, settings: str) -> Generator[Grid]:
     start_run(deployment, settings)
     task, token = acquired(deployment)
     grid = HttpGrid(deployment.address, *security(deployment), token=token)
+    grid._retry_invoker = patient()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # before it connects
     client = grid._runtime_client  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # as flwr-serverapp does
     heartbeat = HeartbeatSender(heartbeat_of(client, deployment))
     heartbeat.start()
@@ -69,6 +73,8 @@ def running_app(deployment: Deployment, settings: str) -> Generator[Grid]:
         grid.set_run(run_from_proto(given.run))
         yield grid
         outcome, details = SubStatus.COMPLETED, ""
+    except httpx.HTTPError as error:
+        raise RuntimeError(f"the SuperLink does not answer as it should: {error}\n{deployment.logs()}") from error
     finally:
         grid._retry_invoker.max_tries = 1  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the SuperLink may be gone
         finish(client, outcome, details)
@@ -77,8 +83,13 @@ def running_app(deployment: Deployment, settings: str) -> Generator[Grid]:
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
+def patient() -> RetryInvoker:
+    """Asks again where there was no answer, for TRYING seconds; Flower's own sends SIGINT to this process, the user's."""
+    return RetryInvoker(lambda: exponential(max_delay=2), httpx.TransportError, max_tries=None, max_time=TRYING)
+
+
 def heartbeat_of(client: Any, deployment: Deployment) -> Callable[[], bool]:
-    """Sends a heartbeat; Flower's own sends SIGINT to this process, which is the user's, where the SuperLink gave up."""
+    """Sends a heartbeat; Flower's own sends SIGINT to this process where the SuperLink gave up."""
 
     def beat() -> bool:
         with suppress(httpx.HTTPError):

@@ -50,7 +50,8 @@ def pfl(n: int) -> float:
             return {}
 
     module = Perceptron()
-    data = {c.id: Dataset(raw_data=[c.x[torch.from_numpy(c.rows)], c.y[torch.from_numpy(c.rows)]], user_id=str(c.id)) for c in clients}
+    rows = {client: torch.from_numpy(client.rows) for client in clients}
+    data = {c.id: Dataset(raw_data=[c.x[rows[c]], c.y[rows[c]]], user_id=str(c.id)) for c in clients}
     users = FederatedDataset(data.__getitem__, get_user_sampler("minimize_reuse", list(data)))
     central = torch.optim.SGD(module.parameters(), lr=1.0)
     model = PyTorchModel(module, torch.optim.SGD, central)

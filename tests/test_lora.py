@@ -30,8 +30,7 @@ def test_every_mode_lowers_the_held_out_loss_of_real_speakers(mode):
     after = adapter.evaluate(clients, **judged)
     print(f"{mode}: held-out loss {before.loss:.3f} -> {after.loss:.3f}, perplexity {after.perplexity:.2f}")
     assert after.loss < before.loss - 0.1
-    lowered = sum(after.clients[name] < before.clients[name] for name in before.clients)
-    assert lowered >= 2 * len(before.clients) / 3  # one speaker of three may be no better after so few steps
+    assert all(after.clients[name] < before.clients[name] for name in before.clients)
     assert metrics.final.global_loss == after.loss
     assert metrics.clients[HELD_OUT + "Hamlet"][::5] == [before.clients["Hamlet"], after.clients["Hamlet"]]
 

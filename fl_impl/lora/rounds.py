@@ -81,8 +81,9 @@ def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan
     if plan.assault is not None:
         attackers = plan.assault.byzantine(len(clients), number)
         honest, own = admitted.parted(attackers)
-        struck = admit(plan.assault.strike(honest, own, number, state.memory), d, number, rejected)
-        admitted = joined(honest, masked(struck, adapted, trains))
+        if own.ids:
+            struck = plan.assault.strike(honest, own, number, rejected, state.memory)
+            admitted = joined(honest, masked(struck, adapted, trains))
     done = aggregate(adapted, state.adapter, starts, admitted, plan, attackers, rejected)
     advance(adapted, state, done.merged)
     sent = 4 * int(adapted.trained(trains).sum())

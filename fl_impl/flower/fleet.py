@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from fl_impl.admission import Admitted, Reasons, admit
 from fl_impl.clients import ClientUpdate
@@ -23,6 +25,8 @@ PATIENCE: Final = 120.0
 """Seconds that a round waits for the slowest node, where `client_timeout` is not given."""
 JOINING: Final = 180.0
 """Seconds that the first round waits for all nodes to connect."""
+TRIES: Final = 3
+"""How often a message is sent that a SuperLink takes, but does not get all parts of."""
 PAUSE: Final = 0.25
 """Seconds between two looks for replies, at most."""
 
@@ -83,7 +87,7 @@ class Fleet:
         while len(found) < len(self.clients) and time.monotonic() < deadline:
             fresh = [node for node in self.grid.get_node_ids() if node not in known]
             known.update(fresh)
-            asked = {node: self.message(node, RecordDict({"config": ConfigRecord()}), "query", 0) for node in fresh}
+            asked = {node: self.message(node, RecordDict({"config": ConfigRecord()}), "query", "0") for node in fresh}
             for node, reply in self.exchange(asked, deadline - time.monotonic()).items():
                 said = reply.content.config_records.get("config", {}) if reply.has_content() else {}
                 partition = said.get("partition-id")
@@ -107,16 +111,27 @@ class Fleet:
         poison = "" if trainee is self.clients[client] else self.poison()
         told: dict[str, Any] = {"server-round": round_number, "poison": poison, "seed": self.seed, "timeout": timeout or 0.0}
         content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(told), "state": kept(trainee)})
-        return self.message(self.nodes[client], content, "train", round_number)
+        return self.message(self.nodes[client], content, "train", str(round_number))
 
-    def message(self, node: int, content: RecordDict, kind: str, round_number: int) -> Message:
+    def message(self, node: int, content: RecordDict, kind: str, group: str) -> Message:
         """To a node."""
-        return Message(content, dst_node_id=node, message_type=kind, group_id=str(round_number))
+        return Message(content, dst_node_id=node, message_type=kind, group_id=group)
+
+    def pushed(self, asked: Mapping[int, Message]) -> dict[str, int]:
+        """Message id -> whom it is for, of the messages that the grid took; anew where a SuperLink lost track of one."""
+        for _ in range(TRIES):
+            messages = [
+                self.message(one.metadata.dst_node_id, one.content, one.metadata.message_type, one.metadata.group_id)
+                for one in asked.values()
+            ]
+            with suppress(ObjectPushError):
+                named = zip(self.grid.push_messages(messages), asked, strict=False)
+                return {name: whom for name, whom in named if name}  # no name: Flower could not take the message
+        raise RuntimeError(f"Flower's SuperLink lost a message {TRIES} times: is this machine out of time or memory?")
 
     def exchange(self, asked: Mapping[int, Message], patience: float) -> dict[int, Message]:
         """The replies by whom they were asked of; it waits for all but those that are lost already."""
-        ids = dict(zip(self.grid.push_messages(list(asked.values())), asked, strict=False))
-        ids.pop(None, None)  # pyright: ignore[reportCallIssue, reportArgumentType]  # a message that Flower could not take
+        ids = self.pushed(asked)
         replies: dict[int, Message] = {}
         deadline, pause = time.monotonic() + patience, PAUSE / 32
         while True:

@@ -96,11 +96,14 @@ def make_problem(config: FLConfig) -> Problem:
     return Problem(train, test, make_task(train, config.model, config.loss, config.seed))
 
 
-def make_clients(config: FLConfig) -> list[SimulatedClient]:
+def make_clients(config: FLConfig, **changes: Any) -> list[SimulatedClient]:
     """`config.num_clients` simulated clients on `config.dataset`, dealt out by `config.partition`.
 
+    Keywords replace fields: `make_clients(config, partition="dirichlet(0.5)")`; the coordinator measures on their data.
     Raises ValueError where a client would have no data.
     """
+    if changes:
+        config = type(config)(**{**{name: getattr(config, name) for name in config.model_fields_set}, **changes})
     problem = make_problem(config)
     partition = deal(problem.train, config.num_clients, config.partition, config.seed)
     recipe = make_recipe(config)

@@ -97,7 +97,7 @@ def train(
     control: Vector | None,
 ) -> Trained:
     """Local SGD from one (d,) vector. Clients are sorted by size, so that equal batches lie side by side."""
-    order = np.argsort([len(client.rows) for client in clients], kind="stable")
+    order = np.argsort([-len(client.rows) for client in clients], kind="stable")
     ranked, n = [clients[position] for position in order], len(clients)
     start = task.layout.views(torch.from_numpy(parameters))
     weights, room = stack(task, n, "weights"), stack(task, n, "room")
@@ -119,8 +119,9 @@ def train(
         for name, part in mine.items():
             part.sub_(slopes[name], alpha=recipe.learning_rate)
     deltas, means = np.empty((n, task.layout.d), np.float32), np.empty(n)
+    rows = slice(None) if (np.diff(order) == 1).all() else order  # a slice where nobody changed places: twice as fast
     for name, columns in task.layout.columns.items():
-        deltas[order, columns] = weights[name].sub_(start[name]).flatten(1).numpy()
+        deltas[rows, columns] = weights[name].sub_(start[name]).flatten(1).numpy()
     means[order] = losses / counts
     keeper.remember(deltas[order] if recipe.scaffold else deltas, counts)
     return Trained(deltas, means.tolist())

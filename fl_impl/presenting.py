@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -78,7 +78,7 @@ def stored(folder: Path) -> dict[Trial, FLMetrics]:
 
 
 def present(results: Mapping[Trial, FLMetrics], folder: Path, page: Path | None = None) -> None:
-    """Print the tables; write comparison.html, comparison.csv and a heat map for each fraction."""
+    """Print the tables; write comparison.html, comparison.csv and the pictures."""
     from fl_impl.report import comparison_page  # noqa: PLC0415  # only where a page is made
 
     comparison = Comparison(results)
@@ -86,7 +86,7 @@ def present(results: Mapping[Trial, FLMetrics], folder: Path, page: Path | None 
     for fraction in comparison.fractions:
         rows = [[comparison.accuracy(rule, attack, fraction) for attack in attacks] for rule in rules]
         console.print(grid_table(rules, attacks, rows, f"{fraction:.0%} Byzantine: accuracy in per cent, mean over seeds"))
-        heat(rules, attacks, rows, fraction, folder)
+    pictures(comparison, folder)
     lines = ["aggregator,attack,fraction,seed,accuracy"]
     lines += [
         f'"{t.aggregator}","{t.attack}",{t.fraction},{t.seed},{metrics.rounds[-1].accuracy if metrics.rounds else math.nan}'
@@ -111,13 +111,18 @@ def grid_table(rules: list[str], attacks: list[str], rows: list[list[float]], ti
     return table
 
 
-def heat(rules: list[str], attacks: list[str], rows: list[list[float]], fraction: float, folder: Path) -> Any:
-    """The heat map of one fraction as a PNG, or the reason why there is none."""
-    from fl_impl.plots import heat_map  # noqa: PLC0415  # matplotlib is an extra
+def pictures(comparison: Comparison, folder: Path) -> None:
+    """A heat map for each fraction and, for several, accuracy under the worst attack over them; or why there are none."""
+    from fl_impl.plots import against_fraction, heat_map  # noqa: PLC0415  # matplotlib is an extra
 
+    rules, attacks, fractions = comparison.aggregators, comparison.attacks, comparison.fractions
     try:
-        figure = heat_map(rules, attacks, rows, f"{fraction:.0%} Byzantine")
+        for fraction in fractions:
+            rows = [[comparison.accuracy(rule, attack, fraction) for attack in attacks] for rule in rules]
+            figure = heat_map(rules, attacks, rows, f"{fraction:.0%} Byzantine: accuracy in per cent, worst in bold")
+            figure.savefig(folder / f"heatmap_{round(100 * fraction)}.png", dpi=150)
+        if len(fractions) > 1:
+            lines = {rule: [comparison.worst(rule, fraction) for fraction in fractions] for rule in rules}
+            against_fraction(fractions, lines, "Accuracy under the worst attack").savefig(folder / "fractions.png", dpi=150)
     except ModuleNotFoundError as error:
-        console.print(f"no heat map: {error}")
-        return
-    figure.savefig(folder / f"heatmap_{round(100 * fraction)}.png", dpi=150)
+        console.print(f"no pictures: {error}")

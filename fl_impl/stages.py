@@ -42,11 +42,11 @@ def train(
     timeout: float | None = None,
 ) -> Admitted:
     """Everybody's sound update: simulated clients train in one program, others are asked one after another."""
-    cohorts: dict[tuple[int, Any], dict[int, SimulatedClient]] = {}
+    cohorts: dict[tuple[int, int], dict[int, SimulatedClient]] = {}
     answers: dict[int, Any] = {}
     for i, client in clients.items():
         if type(client) is SimulatedClient:
-            cohorts.setdefault((id(client.task), client.recipe), {})[i] = client
+            cohorts.setdefault((id(client.task), id(client.recipe)), {})[i] = client
         else:
             answers |= ask(i, client, parameters.copy(), round_number, rejected, timeout)
     admitted = admit(answers, len(parameters), round_number, rejected)

@@ -90,7 +90,7 @@ def test_exit_codes_and_reasons(arguments: list[str], code: int, message: str) -
 
 
 def test_compare_writes_table_pictures_and_page_and_resumes() -> None:
-    command = ["compare", *SMALL, "--aggregators", "mean,nnm|trimmed_mean", "--attacks", "sign_flip,zero", "--fractions", "0.25", "--workers", "1"]
+    command = ["compare", *SMALL, "--aggregators", "mean,nnm|trimmed_mean", "--attacks", "sign_flip,zero", "--fractions", "0.25,0.3", "--workers", "1"]
     code, output = invoke(*command)
     assert code == 0, output
     assert "25% Byzantine" in output
@@ -98,11 +98,11 @@ def test_compare_writes_table_pictures_and_page_and_resumes() -> None:
     for needed in ("nnm|trimmed_mean", "sign_flip", "<svg", "</html>"):
         assert needed in page
     assert "http" not in page.replace("http-equiv", "")  # it carries everything itself
-    assert Path("fl_compare/heatmap_25.png").stat().st_size > 1000
-    assert len(Path("fl_compare/comparison.csv").read_text().splitlines()) == 1 + 6
+    assert all(Path("fl_compare", name).stat().st_size > 1000 for name in ("heatmap_25.png", "heatmap_30.png", "fractions.png"))
+    assert len(Path("fl_compare/comparison.csv").read_text().splitlines()) == 1 + 12
     before = {path: path.stat().st_mtime_ns for path in Path("fl_compare/runs").iterdir()}
     code, output = invoke(*command)
-    assert "6 of them done" in output
+    assert "12 of them done" in output
     assert {path: path.stat().st_mtime_ns for path in Path("fl_compare/runs").iterdir()} == before
     code, output = invoke("report", "fl_compare", "--output", "again.html")
     assert code == 0

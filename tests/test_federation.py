@@ -186,6 +186,15 @@ def test_no_clients_is_an_error() -> None:
         FederatedLearningCoordinator(FLConfig()).simulate_round([])
 
 
+def test_clients_may_have_other_data_than_the_configuration_says() -> None:
+    config = FLConfig(num_rounds=2, num_clients=4)
+    clients = make_clients(config, dataset="wine", partition="dirichlet(5.0)")
+    metrics = FederatedLearningCoordinator(config).run(clients, output=None)
+    assert sum(metrics.clients["samples"]) == len(clients[0].data) < 178
+    with pytest.raises(ValueError, match="did you mean 'partition'"):
+        make_clients(config, partitoin="iid")
+
+
 def test_data_that_the_user_brings() -> None:
     generator = np.random.default_rng(0)
     x = generator.normal(size=(300, 4))

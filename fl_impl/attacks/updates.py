@@ -29,9 +29,9 @@ def spread_of(honest: Array, ddof: int = 1) -> Array:
 
 def block_spread(block: Array, ddof: int) -> Array:
     """s of some columns; scaled to 1 first, so that the squares of 1e30 do not overflow."""
-    offsets = block - block[0]
-    centred = offsets - offsets.mean(axis=0)
-    scale = float(np.abs(centred).max()) or 1.0
+    centred = block - block[0]
+    centred -= centred.sum(axis=0) / block.dtype.type(len(block))
+    scale = max(float(centred.max()), -float(centred.min())) or 1.0
     centred /= block.dtype.type(scale)
     squares = np.einsum("ij,ij->j", centred, centred).astype(np.float64)
     return np.sqrt(squares / (len(block) - ddof)) * scale

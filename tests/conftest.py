@@ -22,6 +22,8 @@ import pytest_fl.plugin
 import pytest_fl.runner
 import pytest_fl.summary
 
+pytest_fl.checks.all_checks()  # a check's module is imported when it is looked up, and brings SciPy
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(pytest_fl.__file__).parents[1]
@@ -45,7 +47,8 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
     """Run pytest in an empty folder with this plugin and those asked for by -p, whatever else is installed."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for subprocesses, where the package is not installed
-    for inherited in ("GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
+    # With CI set, pytest prints every failure a second time, whole, in its short summary.
+    for inherited in ("CI", "BUILD_NUMBER", "GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
         monkeypatch.delenv(inherited, raising=False)
 
     def run(*arguments: str) -> pytest.RunResult:

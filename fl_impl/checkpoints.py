@@ -29,10 +29,14 @@ class RunState:
     history: dict[str, Array] = field(default_factory=dict[str, Array])
     """The sum of each client's updates, where the rule asks for it."""
     single: dict[str, Array] = field(default_factory=dict[str, Array])
-    """"previous": the last aggregate; "control": SCAFFOLD's c."""
+    """"previous": the last aggregate; "control": SCAFFOLD's c; "mechanism": what the privacy mechanism remembers."""
+    sent: dict[str, Array] = field(default_factory=dict[str, Array])
+    """What each client remembers of compression."""
+    received: dict[str, Array] = field(default_factory=dict[str, Array])
+    """What the server remembers of each client's."""
 
 
-GROUPS = ("server", "memory", "history", "single")
+GROUPS = ("server", "memory", "history", "single", "sent", "received")
 
 
 def save_state(path: Path, state: RunState, clients: Sequence[Any]) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_seriali
 
 from fl_impl.aggregators import resolve as resolve_aggregator
 from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.compression import resolve as resolve_compression
 from fl_impl.data import partition
 from fl_impl.extras import require
 from fl_impl.server import server_optimizer
@@ -20,12 +21,7 @@ from fl_impl.specs import nearest, parse
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
-
-TO_COME = {
-    "differential_privacy": (False, "differential privacy comes with the issue 'Privacy': leave it False until then"),
-    "compression": ("none", "compression comes with the issue 'Privacy': leave it 'none' until then"),
-}
-"""Fields whose issue is not done yet: the only value that is accepted, and what is said to any other."""
+    from fl_impl.privacy.protection import Protection
 
 
 @lru_cache
@@ -46,7 +42,7 @@ class FLConfig(BaseModel):
     num_clients: int = Field(10, ge=1)
     """Simulated clients."""
     fraction_fit: float = Field(1.0, gt=0, le=1)
-    """The share of the clients that trains in a round."""
+    """The share of the clients that trains in a round; under differential privacy the probability that one does."""
     min_clients: int = Field(1, ge=1)
     """The quorum: with fewer sound updates a round is an error."""
     seed: int = Field(0, ge=0)
@@ -94,13 +90,23 @@ class FLConfig(BaseModel):
     """The last round with an attack; None is the last round of all."""
 
     differential_privacy: bool = False
-    """Clip updates and add noise."""
+    """Clip updates and add noise, for (dp_epsilon, dp_delta) of a client over all rounds."""
     dp_epsilon: float | None = Field(None, gt=0)
     """The privacy budget."""
     dp_delta: float | None = Field(None, gt=0, lt=1)
     """The probability that the budget does not hold."""
-    compression: Literal["none", "sparse", "quantize"] = "none"
-    """How updates travel."""
+    dp_mechanism: str = "gaussian"
+    """"gaussian", "adaptive" (clipping), "local", or "ftrl", where each client trains every floor(1 / fraction_fit) rounds."""
+    dp_clip: float | None = Field(None, gt=0)
+    """The length that updates are clipped to: 1 under privacy, 100 in a secure sum, where None."""
+    dp_seed: int | None = Field(None, ge=0)
+    """Draws noise and sampling from a seed, for tests: it is no privacy. None is the operating system's randomness."""
+    compression: str = "none"
+    """How updates travel: "none", "sparse", "quantize", "ef21|top_k(0.01)", "rand_k(0.1)": see fl_impl.compression."""
+    secure_aggregation: bool = False
+    """The server sees sums only."""
+    secure_group_size: int | None = Field(None, ge=2)
+    """Sums of groups of so many clients, for a robust rule over the groups."""
 
     @model_validator(mode="before")
     @classmethod
@@ -129,19 +135,38 @@ class FLConfig(BaseModel):
         (partition if info.field_name == "partition" else server_optimizer).bind(given)
         return given
 
+    @field_validator("compression")
+    @classmethod
+    def _a_compression(cls, given: str) -> str:
+        resolve_compression(given)
+        return given
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name, (only, message) in TO_COME.items():
-            if getattr(self, name) != only:
-                raise ValueError(message)
-        for problem in _contradictions(self):
+        for problem in [*_contradictions(self), *_unprotected(self)]:
             raise ValueError(problem)
+        _ = self.protection  # raises ValueError for what does not go together
         return self
 
     @cached_property
     def rule(self) -> Aggregator:
         """The aggregator."""
         return resolve_aggregator(self.aggregation)
+
+    @cached_property
+    def protection(self) -> Protection | None:
+        """What stands between updates and server, with its noise calibrated; None where nothing was asked for."""
+        if not (self.differential_privacy or self.secure_aggregation or self.compression != "none"):
+            return None
+        from fl_impl.privacy.protection import protect  # noqa: PLC0415  # it brings SciPy
+
+        return protect(
+            rounds=self.num_rounds, clients=self.num_clients, sampling=self.fraction_fit, rule=self.rule.spec,
+            robust=self.rule.spec != "mean", epsilon=self.dp_epsilon, delta=self.dp_delta, mechanism=self.dp_mechanism,
+            clip_bound=self.dp_clip, compression=self.compression, secure=self.secure_aggregation,
+            group_size=self.secure_group_size, f=self.tolerated(self.fit_clients), seed=self.seed,
+            noise_seed=self.dp_seed,
+        )  # fmt: skip
 
     @cached_property
     def algorithm(self) -> tuple[str, float]:
@@ -166,6 +191,10 @@ class FLConfig(BaseModel):
     @field_serializer("aggregation", "attack", "dataset", "model", "loss")
     def _as_text(self, given: Any) -> str | None:
         return None if given is None else describe(given)
+
+    def is_default(self, name: str) -> bool:
+        """Whether a field has the value that it has when not given."""
+        return getattr(self, name) == type(self).model_fields[name].default
 
     @classmethod
     def load(cls, path: str | Path, **changes: Any) -> FLConfig:
@@ -230,12 +259,39 @@ def _contradictions(config: FLConfig) -> list[str]:
         f"{config.byzantine_fraction} of {n}); lower the fraction or take more clients": n < needed,
         f"min_clients={config.min_clients} is more than the {n} clients of a round": config.min_clients > n,
         "local_steps replaces local_epochs: give one of them": config.local_steps is not None
-        and "local_epochs" in config.model_fields_set,
+        and not config.is_default("local_epochs"),
         "scaffold counts K equal steps: give local_steps": name == "scaffold" and config.local_steps is None,
         "attack_fraction without an attack: give attack": config.attack is None and config.attack_fraction is not None,
         f"attack_stop={config.attack_stop} is before attack_start={config.attack_start}": config.attack_stop is not None
         and config.attack_stop < config.attack_start,
-        "dp_epsilon and dp_delta need differential_privacy=True": not config.differential_privacy
-        and (config.dp_epsilon is not None or config.dp_delta is not None),
+    }
+    return [message for message, holds in found.items() if holds]
+
+
+def _unprotected(config: FLConfig) -> list[str]:
+    """What would be less private than it reads, each with the remedy."""
+    private, secure = config.differential_privacy, config.secure_aggregation
+    alone = [name for name in ("dp_epsilon", "dp_delta", "dp_mechanism", "dp_seed") if not config.is_default(name)]
+    by_clients = [
+        name
+        for name, asked in {
+            f"compression={config.compression!r}": config.compression != "none",
+            "secure_aggregation": secure,
+            'dp_mechanism="local"': private and config.dp_mechanism == "local",
+        }.items()
+        if asked
+    ]
+    found = {
+        f"{' and '.join(alone)} need differential_privacy=True": bool(alone) and not private,
+        "differential_privacy=True needs a budget: give dp_epsilon, and dp_delta below 1 / num_clients, e.g. 1e-5": private
+        and (config.dp_epsilon is None or config.dp_delta is None),
+        "dp_clip is of privacy and secure sums: give differential_privacy=True or secure_aggregation=True": not private
+        and not secure
+        and config.dp_clip is not None,
+        "secure_group_size needs secure_aggregation=True": not secure and config.secure_group_size is not None,
+        "under secure aggregation the server sees who takes part, so sampling hides nobody: give fraction_fit=1.0 with "
+        "differential_privacy": private and secure and config.fraction_fit < 1,
+        f"{' and '.join(by_clients)} is done by clients, and Flower's send plain updates here: use backend='local', or "
+        "Flower's own mods in your app": config.backend != "local" and bool(by_clients),
     }
     return [message for message, holds in found.items() if holds]

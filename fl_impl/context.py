@@ -29,6 +29,8 @@ class Server:
     clients: Sequence[Any]
     seed: int
     round: int
+    hidden: frozenset[str] = frozenset()
+    """What privacy or secure aggregation keeps from the server."""
 
     def context(self, rule: Aggregator, admitted: Admitted, purpose: str = "rule") -> dict[str, Any]:
         """The keywords that this rule takes, as far as there is something to tell."""
@@ -39,7 +41,7 @@ class Server:
             "history": lambda: self.history(admitted),
             "rng": lambda: generator(self.seed, purpose, self.round),
         }
-        told = {name: sources[name]() for name in sources if name in rule.keywords.context}
+        told = {name: sources[name]() for name in sources if name in rule.keywords.context - self.hidden}
         return {name: value for name, value in told.items() if value is not None}
 
     def root(self) -> Any:
@@ -52,13 +54,12 @@ class Server:
         return own.fit(self.state.parameters, self.round).delta
 
     def history(self, admitted: Admitted) -> Any:
-        """(n, d): the sum of what each client sent before."""
+        """(n, d): the sum of what each client has sent, in this round too."""
         nothing = np.zeros(admitted.deltas.shape[1], np.float32)
-        return np.stack([self.state.history.get(str(client), nothing) for client in admitted.ids])
+        return admitted.deltas + np.stack([self.state.history.get(str(client), nothing) for client in admitted.ids])
 
     def remember(self, rule: Aggregator, admitted: Admitted, result: Any) -> None:
         """Keep what the next round may be asked for."""
         self.state.single["previous"] = result.astype(np.float32)
-        if "history" in rule.keywords.context:
-            for client, past, delta in zip(admitted.ids, self.history(admitted), admitted.deltas, strict=True):
-                self.state.history[str(client)] = past + delta
+        if "history" in rule.keywords.context - self.hidden:
+            self.state.history |= {str(i): total for i, total in zip(admitted.ids, self.history(admitted), strict=True)}

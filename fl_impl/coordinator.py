@@ -17,10 +17,11 @@ from fl_impl.assaults import Assault
 from fl_impl.attacks import resolve
 from fl_impl.checkpoints import RunState, load_state, save_state
 from fl_impl.context import Server
+from fl_impl.delivery import choose, combine, deliver, plain_bytes
 from fl_impl.evaluation import Ground, ground_of
 from fl_impl.metrics import LATEST, FLMetrics, RoundResult
 from fl_impl.server import server_optimizer
-from fl_impl.stages import quorum, scaffold_control, select, spread, train
+from fl_impl.stages import quorum, scaffold_control, spread, train
 
 if TYPE_CHECKING:
     from fl_impl.config import FLConfig
@@ -36,7 +37,7 @@ class FederatedLearningCoordinator:
 
     def __init__(self, config: FLConfig, *, parameters: Any = None, evaluate: Evaluate | None = None) -> None:
         self.config = config
-        self.metrics = FLMetrics(config.model_dump(mode="json"))
+        self.metrics = FLMetrics(config.model_dump(mode="json"), notes=config.protection.notes if config.protection else ())
         self._given = parameters, evaluate
         self._optimize = server_optimizer.bind(config.server_optimizer)
         self._ground: Ground | None = None
@@ -57,12 +58,14 @@ class FederatedLearningCoordinator:
     def simulate_round(self, clients: Sequence[Any]) -> RoundResult:
         """Run the next round, from selection to the record of it.
 
-        Raises ValueError where fewer sound updates remain than the quorum or the aggregator needs.
+        Raises ValueError where fewer sound updates remain than the quorum or the aggregator needs, and
+        PrivacyBudgetError, which is one, before a round that the budget does not cover.
         """
         started = time.perf_counter()
         ground, state = self._prepared(clients)
         config, assault, number, d = self.config, self._assault, state.round + 1, len(state.parameters)
-        chosen = select(config, len(clients), number)
+        epsilon = config.protection.authorize(number) if config.protection else None
+        chosen = choose(config, len(clients), number)
         byzantine = assault.byzantine(len(clients), number).intersection(chosen) if assault else frozenset[int]()
         trainees = {i: assault.trainee(clients[i], i) if assault and i in byzantine else clients[i] for i in chosen}
 
@@ -73,24 +76,25 @@ class FederatedLearningCoordinator:
             )
         honest, own = trained.parted(byzantine)
         admitted = trained
-        server = Server(state, clients, config.seed, number)
+        hidden = config.protection.hidden if config.protection else frozenset[str]()
+        server = Server(state, clients, config.seed, number, hidden)
         if assault and own.ids:
             told = {"aggregate": self._preview(server, honest, own), "previous": state.single.get("previous")}
             struck = assault.strike(honest, own, number, rejected, state.memory, **told)
             admitted = replaced(trained, byzantine, struck)
-        # Clip and noise, compress, mask and decode belong here: the issue on privacy brings them.
+        arrived, bytes_up = deliver(config, state, admitted, number, rejected)
 
-        f = quorum(config, admitted, rejected, number)
-        aggregate = np.asarray(config.rule(admitted.deltas, f=f, **server.context(config.rule, admitted)), np.float64)
-        server.remember(config.rule, admitted, aggregate)
-        self._advance(state, aggregate, len(admitted.ids), len(clients))
+        f = quorum(config, arrived, rejected, number)
+        aggregate, summed, noise = combine(config, state, server, arrived, f)
+        server.remember(config.rule, arrived, aggregate)
+        self._advance(state, aggregate, len(arrived.ids), len(clients))
 
         evaluation = ground.evaluate(state.parameters)
         variance, deviation = spread(honest, aggregate)
         result = RoundResult(
-            number, evaluation.loss, evaluation.accuracy, variance, len(admitted.ids), tuple(sorted(byzantine)), rejected,
-            bytes_up=4 * d * len(trained.ids), bytes_down=4 * d * len(chosen), deviation=deviation, f=f,
-            train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan,
+            number, evaluation.loss, evaluation.accuracy, variance, len(arrived.ids), tuple(sorted(byzantine)), rejected,
+            bytes_up=bytes_up + summed, bytes_down=plain_bytes(d) * len(chosen), epsilon=epsilon, noise=noise,
+            deviation=deviation, f=f, train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan,
             attack_success=assault.success(ground, state.parameters) if assault else None,
             seconds=time.perf_counter() - started,
         )  # fmt: skip
@@ -154,12 +158,14 @@ class FederatedLearningCoordinator:
             raise ValueError("expected clients, got none: make_clients(config) makes them")
         if self._ground is None:
             self._ground = ground_of(self.config, clients, *self._given)
-            self._describe(clients)
+            self._describe(clients, len(self._ground.initial))
         if self._state is None:
             self._state = RunState(self._ground.initial.copy())
         return self._ground, self._state
 
-    def _describe(self, clients: Sequence[Any]) -> None:
+    def _describe(self, clients: Sequence[Any], d: int) -> None:
+        if self.config.protection:
+            self.metrics.notes += self.config.protection.about_noise(d)
         if all(hasattr(client, "rows") and hasattr(client, "label_skew") for client in clients):
             self.metrics.clients = {
                 "samples": [len(client.rows) for client in clients],

@@ -43,7 +43,7 @@ class RoundResult:
     bytes_up: int = 0
     bytes_down: int = 0
     epsilon: float | None = None
-    """Privacy spent so far; None without differential privacy."""
+    """Privacy spent up to this round, at the configured delta; None without differential privacy."""
     seconds: float = field(default=0.0, compare=False)
     deviation: float = math.nan
     """||aggregate - mu||, mu the mean of the honest updates."""
@@ -53,6 +53,8 @@ class RoundResult:
     """Share of the samples that the attacker cares about that are read as it wishes; None where it only does harm."""
     f: int = 0
     """What the aggregator was told."""
+    noise: str = ""
+    """Where the noise of differential privacy is from: "operating system", or the seed of a test; empty without noise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; NaN becomes null, `seconds` is left out."""
@@ -86,6 +88,8 @@ class FLMetrics:
     rounds: list[RoundResult] = field(default_factory=list[RoundResult])
     clients: dict[str, list[float]] = field(default_factory=dict[str, "list[float]"])
     """"samples" and "label_skew" of each simulated client."""
+    notes: tuple[str, ...] = ()
+    """What its privacy, compression and secure aggregation guarantee together, and what they do not."""
     error: str = ""
     """Why the run ended before its last round; empty where it did not."""
     path: Path | None = field(default=None, compare=False)
@@ -107,6 +111,7 @@ class FLMetrics:
         rest = {
             "config": self.config,
             "clients": self.clients,
+            "notes": list(self.notes),
             "error": self.error,
             "seconds": [round(result.seconds, 6) for result in self.rounds],
         }
@@ -123,7 +128,7 @@ class FLMetrics:
         if not isinstance(read, dict) or "rounds" not in read or read.get("version") != VERSION:
             raise ValueError(f"{path} is not a metrics file of version {VERSION}: FLMetrics.save writes them")
         rounds = [RoundResult.from_dict(r, s) for r, s in zip(read["rounds"], read["seconds"], strict=True)]
-        return cls(read["config"], rounds, read["clients"], read.get("error", ""), Path(path))
+        return cls(read["config"], rounds, read["clients"], tuple(read["notes"]), read["error"], Path(path))
 
     def to_csv(self, path: str | Path) -> Path:
         """One line a round."""

@@ -97,9 +97,14 @@ def ask(
 
 
 def quorum(config: FLConfig, admitted: Admitted, rejected: Reasons, round_number: int) -> int:
-    """f for the sound updates of a round. Raises ValueError where there are fewer than the quorum or the rule needs."""
+    """f for the sound updates of a round. Raises ValueError where there are fewer than the quorum or the rule needs.
+
+    Under Poisson sampling a round may be empty, and its release is noise: then the quorum of one is none.
+    """
     n = len(admitted.ids)
     f = config.tolerated(n)
+    if config.protection and config.protection.may_be_empty and config.min_clients <= 1:
+        return f
     needed = max(config.min_clients, config.rule.min_clients(f))
     if n < needed:
         reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(rejected.items())) or "none"

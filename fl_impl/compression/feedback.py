@@ -13,7 +13,7 @@ import numpy as np
 
 from fl_impl.compression.codecs import CODECS, Codec, Vector
 from fl_impl.compression.wire import pack, size, unpack
-from fl_impl.specs import import_attribute, lookup, parse, split
+from fl_impl.specs import import_attribute, nearest, parse, split
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -106,9 +106,10 @@ def _codec(spec: str) -> Codec:
     if ":" in spec:
         return cast("Codec", import_attribute(spec))
     parsed = parse(spec)
-    make = lookup(parsed.name, CODECS, "a codec")
+    if parsed.name not in CODECS:
+        raise ValueError(f"expected a compression, got {parsed.name!r}{nearest(parsed.name, (*ALIASES, *CODECS))}")
     try:
-        return make(*parsed.arguments, **parsed.options)
+        return CODECS[parsed.name](*parsed.arguments, **parsed.options)
     except TypeError as error:
         raise ValueError(f"the codec {parsed.name!r} does not take these options: {error}") from error
 

@@ -43,6 +43,7 @@ def spent_epsilon(*, noise_multiplier: float, delta: float, sampling: float, rou
     return _round_loss(noise_multiplier, sampling).self_compose(rounds).get_epsilon_for_delta(delta)
 
 
+@lru_cache(maxsize=64)
 def calibrate(*, epsilon: float, delta: float, sampling: float, rounds: int) -> float:
     """The noise multiplier with which `rounds` rounds spend at most epsilon, within 0.2 % of the least such.
 

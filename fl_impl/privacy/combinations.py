@@ -81,6 +81,11 @@ def _sum_of_messages(compression: Compression, *, secure: bool) -> str | None:
 
 def _notes(*, robust: bool, mechanism: str | None, compression: Compression, secure: bool) -> list[str]:
     notes = list[str]()
+    if mechanism == "local":
+        notes.append(
+            "Each update is private when it leaves its client, which may take part in every round: the server need not be "
+            "trusted. The noise is on every update, so a mean of n has sqrt(n) times what one noise on the sum would leave."
+        )
     if mechanism == "local" and robust:
         notes.append(
             "Privacy holds whatever the rule does (post-processing). The rule's coefficient holds for the noisy updates: "
@@ -95,6 +100,11 @@ def _notes(*, robust: bool, mechanism: str | None, compression: Compression, sec
         notes.append(
             "The server sees who takes part: all clients do, and the budget is accounted without amplification by sampling. "
             "The noise is that of the fewest that may remain; corrupt clients can subtract their own share of it."
+        )
+    if secure:
+        notes.append(
+            "What a client puts into a secure sum cannot be checked. Here attackers clip as honest clients do; a real one "
+            "need not, and can move the sum it is in anywhere."
         )
     if mechanism and compression.codec.name != "none":
         notes.append("Updates are clipped after decoding, as compression may lengthen them.")

@@ -16,8 +16,6 @@ from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness, normal
 from fl_impl.privacy.sampling import cyclic_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fl_impl.privacy.accounting import Budget
 
 Vector = npt.NDArray[np.float64]
@@ -83,9 +81,8 @@ class ToeplitzFTRL:
         """How far one client moves F x, in units of the clip bound."""
         return sensitivity(self.rounds, separation=self.separation)
 
-    def start(self) -> tuple[Vector, ...]:
+    def start(self) -> None:
         """No draws yet."""
-        return ()
 
     def spent(self, rounds: int, budget: Budget) -> float:
         """The exact epsilon at budget.delta of the first rounds: one Gaussian release of the whole stream."""
@@ -104,16 +101,17 @@ class ToeplitzFTRL:
         return cyclic_sample(clients, round_number, self.separation)
 
     def release(
-        self, updates: Any, state: Sequence[Vector] | None = None, randomness: Randomness = OPERATING_SYSTEM
-    ) -> tuple[Release, tuple[Vector, ...]]:
+        self, updates: Any, state: Vector | None = None, randomness: Randomness = OPERATING_SYSTEM
+    ) -> tuple[Release, Vector]:
         """The noisy mean of round len(state) + 1. Raises ValueError past the last round that the noise is made for."""
-        rows, draws = as_rows(updates), tuple(state or ())
-        if len(draws) >= self.rounds:
-            raise ValueError(f"this noise is made for {self.rounds} rounds; round {len(draws) + 1} is not covered")
-        draws = (*draws, normal(randomness, rows.shape[1:]))
+        rows = as_rows(updates)
+        before = np.empty((0, rows.shape[1])) if state is None else state
+        if len(before) >= self.rounds:
+            raise ValueError(f"this noise is made for {self.rounds} rounds; round {len(before) + 1} is not covered")
+        draws = np.vstack([before, normal(randomness, rows.shape[1:])])
         weights = inverse_factor(len(draws))[::-1]
         scale = self.sensitivity * self.noise_multiplier * self.clip_bound
-        total, clipped = scale * (weights @ np.stack(draws)), 0
+        total, clipped = scale * (weights @ draws), 0
         for row in rows:
             short, was_longer = shorten(row, self.clip_bound)
             total += short

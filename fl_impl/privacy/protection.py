@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -57,13 +58,38 @@ class Protection:
     notes: tuple[str, ...] = ()
     """What holds of this combination, in sentences."""
 
+    @property
+    def hidden(self) -> frozenset[str]:
+        """What of the rules' context stays with the clients: counts are not clipped, and a secure sum has no rows."""
+        counts = {"weights"} if self.secure or self.mechanism else set[str]()
+        return frozenset(counts | {"history"} if self.secure else counts)
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether a round without clients is one like any other: Poisson sampling may draw nobody, and noise is released."""
+        return not self.secure and self.mechanism is not None and not isinstance(self.mechanism, LocalGaussian)
+
+    def about_noise(self, d: int) -> tuple[str, ...]:
+        """How long the noise on a round's mean of (d,) updates is beside them, as a sentence, where noise is on the mean."""
+        if not self.may_be_empty:
+            return ()
+        length = self.mechanism.noise_multiplier * self.clip_bound * math.sqrt(d) / self.mechanism.expected_clients
+        note = (
+            f"The noise on a round's mean is about {length:.3g} long, and each update at most {self.clip_bound:.3g}: more "
+            "clients a round, a larger epsilon, fewer rounds or fewer parameters make it less."
+        )
+        return (note,)
+
     def authorize(self, number: int) -> float | None:
         """The epsilon spent with round `number`, asked before it; None without privacy. Raises PrivacyBudgetError."""
         return None if self.budget is None else self.budget.authorize(self.mechanism, number)
 
     def sample(self, clients: int, number: int) -> tuple[int, ...] | None:
-        """The clients of a round, as the budget accounts for them; None where any selection will do."""
-        if self.budget is None:
+        """The clients of a round, as the budget accounts for them; None where any selection will do.
+
+        Local privacy is accounted for clients that take part in every round, so no selection costs more.
+        """
+        if self.budget is None or isinstance(self.mechanism, LocalGaussian):
             return None
         return self.mechanism.sample(clients, number, self.budget, self.randomness("sample", number))
 
@@ -154,19 +180,25 @@ def protect(
     compression: str | Compression = "none",
     secure: bool = False,
     group_size: int | None = None,
+    f: int = 0,
     seed: int = 0,
     noise_seed: int | None = None,
 ) -> Protection:
     """The protections of a run of `rounds` rounds over `clients` clients; with epsilon and delta it is private.
 
-    sampling: the share of the clients in a round. clip_bound: 1 where private and not given. Under secure aggregation
-    with privacy all clients take part, as the server sees who does. Raises ValueError for what does not go together.
+    sampling: the share of the clients in a round, f of them Byzantine. clip_bound: 1 where private and not given. Under
+    secure aggregation with privacy all clients take part, as the server sees who does. Raises ValueError for what does not go together.
     """
     private, codec = epsilon is not None, resolve(compression)
     notes = check_combination(
         rule=rule, robust=robust, mechanism=mechanism if private else None, compression=codec, secure=secure,
         grouped=group_size is not None,
     )  # fmt: skip
+    if secure and group_size is not None:
+        from fl_impl.privacy.groups import check_groups  # noqa: PLC0415  # cryptography is an extra
+
+        n = max(1, math.floor(sampling * clients))
+        check_groups(n // group_size, f, f"n={n} clients in groups of {group_size}")
     if epsilon is None:
         bound = SECURE_BOUND if clip_bound is None else clip_bound
         return Protection(codec, None, None, bound, secure, group_size, seed, noise_seed, notes)

@@ -187,7 +187,8 @@ def protect(
     """The protections of a run of `rounds` rounds over `clients` clients; with epsilon and delta it is private.
 
     sampling: the share of the clients in a round, f of them Byzantine. clip_bound: 1 where private and not given. Under
-    secure aggregation with privacy all clients take part, as the server sees who does. Raises ValueError for what does not go together.
+    secure aggregation with privacy all clients take part, as the server sees who does.
+    Raises ValueError for what does not go together.
     """
     private, codec = epsilon is not None, resolve(compression)
     notes = check_combination(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,9 @@ IMPORTED = (fl_impl, hypothesis, np, pytest_fl, torch)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Let benchmarks take their time only where --benchmark-only or --benchmark-enable asks for it."""
+    """Let children be interrupted; let benchmarks take their time only where --benchmark-only or --benchmark-enable asks."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a shell; children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     options = config.option
     if not (getattr(options, "benchmark_only", False) or getattr(options, "benchmark_enable", False)):
         options.benchmark_disable = True

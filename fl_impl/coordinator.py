@@ -82,10 +82,11 @@ class FederatedLearningCoordinator:
             told = {"aggregate": self._preview(server, honest, own), "previous": state.single.get("previous")}
             struck = assault.strike(honest, own, number, rejected, state.memory, **told)
             admitted = replaced(trained, byzantine, struck)
-        arrived, bytes_up = deliver(config, state, admitted, number, rejected)
+        arrived, bytes_up = deliver(config.protection, state, admitted, number, rejected)
 
         f = quorum(config, arrived, rejected, number)
-        aggregate, summed, noise = combine(config, state, server, arrived, f)
+        rule = functools.partial(self._aggregate, server, arrived)
+        aggregate, summed = combine(config.protection, state, arrived.deltas, number, rule, f)
         server.remember(config.rule, arrived, aggregate)
         self._advance(state, aggregate, len(arrived.ids), len(clients))
 
@@ -93,8 +94,9 @@ class FederatedLearningCoordinator:
         variance, deviation = spread(honest, aggregate)
         result = RoundResult(
             number, evaluation.loss, evaluation.accuracy, variance, len(arrived.ids), tuple(sorted(byzantine)), rejected,
-            bytes_up=bytes_up + summed, bytes_down=plain_bytes(d) * len(chosen), epsilon=epsilon, noise=noise,
-            deviation=deviation, f=f, train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan,
+            bytes_up=bytes_up + summed, bytes_down=plain_bytes(d) * len(chosen), epsilon=epsilon,
+            noise=config.protection.source if config.protection else "", deviation=deviation, f=f,
+            train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan,
             attack_success=assault.success(ground, state.parameters) if assault else None,
             seconds=time.perf_counter() - started,
         )  # fmt: skip
@@ -171,6 +173,10 @@ class FederatedLearningCoordinator:
                 "samples": [len(client.rows) for client in clients],
                 "label_skew": [round(float(client.label_skew), 6) for client in clients],
             }
+
+    def _aggregate(self, server: Server, arrived: Admitted, rows: Any, f: int) -> Any:
+        """The aggregator, told what it takes: of the rows that arrived, or of what secure sums make of them."""
+        return self.config.rule(rows, f=f, **server.context(self.config.rule, arrived))
 
     def _preview(self, server: Server, honest: Admitted, own: Admitted) -> Callable[[Any], Any]:
         """The aggregator as a white-box attacker sees it, (n, d) -> (d,), the honest rows first."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,9 +12,18 @@ from fl_impl.compression import resolve
 from fl_impl.stages import Vector64, select
 
 if TYPE_CHECKING:
-    from fl_impl.checkpoints import RunState
+    from collections.abc import Callable, Mapping
+
     from fl_impl.config import FLConfig
-    from fl_impl.context import Server
+    from fl_impl.privacy.protection import Protection
+
+
+class Remembers(Protocol):
+    """The state of a run, as far as it is touched here: arrays by name."""
+
+    sent: dict[str, Any]
+    received: dict[str, Any]
+    single: dict[str, Any]
 
 
 def choose(config: FLConfig, population: int, number: int) -> tuple[int, ...]:
@@ -25,10 +33,9 @@ def choose(config: FLConfig, population: int, number: int) -> tuple[int, ...]:
 
 
 def deliver(
-    config: FLConfig, state: RunState, admitted: Admitted, number: int, rejected: Reasons
+    guard: Protection | None, state: Remembers, admitted: Admitted, number: int, rejected: Reasons
 ) -> tuple[Admitted, int]:
     """The updates as they arrive, and how many bytes they took; why one does not arrive is written to `rejected`."""
-    guard = config.protection
     if guard is None:
         return admitted, plain_bytes(admitted.deltas.shape[1]) * len(admitted.ids)
     memories = _by_client(state.sent), _by_client(state.received)
@@ -40,20 +47,15 @@ def deliver(
 
 
 def combine(
-    config: FLConfig, state: RunState, server: Server, arrived: Admitted, f: int
-) -> tuple[Vector64, int, str]:
-    """(the (d,) aggregate, the bytes of a secure sum, where noise is from)."""
-    guard = config.protection
-
-    def rule(rows: Any, f: int) -> Any:
-        return config.rule(rows, f=f, **server.context(config.rule, arrived))
-
+    guard: Protection | None, state: Remembers, rows: Any, number: int, rule: Callable[..., Any], f: int
+) -> tuple[Vector64, int]:
+    """The (d,) aggregate of the (n, d) rows, and the bytes of a secure sum."""
     if guard is None:
-        return np.asarray(rule(arrived.deltas, f), np.float64), 0, ""
-    combined = guard.combine(arrived.deltas, server.round, state.single.get("mechanism"), rule, f)
+        return np.asarray(rule(rows, f=f), np.float64), 0
+    combined = guard.combine(rows, number, state.single.get("mechanism"), rule, f)
     if combined.state is not None:
         state.single["mechanism"] = np.asarray(combined.state, np.float64)
-    return combined.value, combined.bytes_up, combined.randomness
+    return combined.value, combined.bytes_up
 
 
 @lru_cache

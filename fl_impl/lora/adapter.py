@@ -14,6 +14,7 @@ import numpy as np
 
 from fl_impl.assaults import Assault
 from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.config import byzantine_count
 from fl_impl.lora.adapted import adapt, initial
 from fl_impl.lora.bases import load_base
 from fl_impl.lora.folders import read_config, read_factors, write_folder
@@ -26,6 +27,7 @@ from fl_impl.randomness import generator
 
 if TYPE_CHECKING:
     from fl_impl.lora.factors import Factors
+    from fl_impl.privacy.protection import Protection
 
 HELD_OUT = "held-out loss of "
 """Before a client's name in `FLMetrics.clients`: its losses before the first round and after each."""
@@ -84,6 +86,14 @@ class LoRAFLAdapter:
         context: int = 64,
         learning_rate: float = 1e-2,
         judged: int = 2048,
+        dp_epsilon: float | None = None,
+        dp_delta: float | None = None,
+        dp_mechanism: str = "gaussian",
+        dp_clip: float | None = None,
+        dp_seed: int | None = None,
+        compression: str = "none",
+        secure_aggregation: bool = False,
+        secure_group_size: int | None = None,
         on_round: Callable[[RoundResult], None] | None = None,
     ) -> FLMetrics:
         """Run `rounds` more rounds; the metrics hold the loss on held-out text, of each client and of all.
@@ -93,14 +103,24 @@ class LoRAFLAdapter:
         written, for f = floor(byzantine_fraction n). attack: one on updates, by floor(attack_fraction n) clients, as many
         where not given. space="factors" gives the rule the factors instead, and warns. ranks: of each client, where the
         mode takes mixed ones. clients: `TextClient`s, or anything with fit(parameters, round) -> ClientUpdate.
+        dp_epsilon and dp_delta make the fit private, compression and secure_aggregation are as in `FLConfig`, each of
+        the factors that are trained: a noisy or secure sum is one of factors, which "ffa" takes for the sum of products.
         Raises ValueError for a contradiction among these, and where too few sound updates remain.
         """
         mode, rule = parse(aggregation)
+        if dp_epsilon is not None and self._state.round:
+            raise ValueError("this adapter was fitted before, and a budget covers all rounds: make a new LoRAFLAdapter for it")
+        guard = guarded(
+            rounds=rounds, clients=len(clients), rule=rule.spec, robust=rule.spec != "mean", epsilon=dp_epsilon, delta=dp_delta,
+            mechanism=dp_mechanism, clip_bound=dp_clip, noise_seed=dp_seed, compression=compression,
+            secure=secure_aggregation, group_size=secure_group_size, f=byzantine_count(byzantine_fraction, len(clients)),
+            seed=self.seed,
+        )  # fmt: skip
         recipe = Recipe(local_steps, batch_size, context, learning_rate, judged, self.seed)
         fraction = byzantine_fraction if attack_fraction is None else attack_fraction
         assault = None if attack is None else Assault(resolve_attack(attack), fraction, seed=self.seed)
         given = None if ranks is None else tuple(ranks)
-        plan = Plan(mode, rule, recipe, space, byzantine_fraction, assault, given)
+        plan = Plan(mode, rule, recipe, space, byzantine_fraction, assault, given, guard)
         check_plan(plan, clients, self._adapted.rank)
         self._describe(plan, clients, aggregation)
         for _ in range(rounds):
@@ -174,6 +194,9 @@ class LoRAFLAdapter:
             "seed": self.seed,
         }
         self.metrics.config = json.loads(json.dumps(said))
+        if plan.guard:
+            sent = int(self._adapted.trained(plan.mode.trains(1)).sum())
+            self.metrics.notes = plan.guard.notes + plan.guard.about_noise(sent)
         if not self.metrics.rounds:
             self.metrics.clients = {"samples": [float(getattr(client, "num_samples", 0)) for client in clients]}
             self._note(clients, plan.recipe)
@@ -189,6 +212,19 @@ class LoRAFLAdapter:
         return found
 
 
+def guarded(*, epsilon: float | None, compression: str, secure: bool, **settings: Any) -> Protection | None:
+    """What stands between updates and server; None where nothing was asked for."""
+    if epsilon is None and compression == "none" and not secure:
+        names = {"delta": "dp_delta", "clip_bound": "dp_clip", "noise_seed": "dp_seed", "group_size": "secure_group_size"}
+        asked = [said for name, said in names.items() if settings[name] is not None]
+        if asked:
+            raise ValueError(f"{' and '.join(asked)} are of privacy or secure sums: give dp_epsilon or secure_aggregation=True")
+        return None
+    from fl_impl.privacy.protection import protect  # noqa: PLC0415  # it brings SciPy
+
+    return protect(epsilon=epsilon, compression=compression, secure=secure, **settings)
+
+
 def check_plan(plan: Plan, clients: Sequence[Any], rank: int) -> None:
     """Raise ValueError for what contradicts itself; warn of factors as the space to aggregate in."""
     if not clients:
@@ -199,6 +235,16 @@ def check_plan(plan: Plan, clients: Sequence[Any], rank: int) -> None:
         raise ValueError(f"{plan.assault.attack.spec} poisons labelled data, and text has no labels: take one on updates")
     if plan.ranks is not None:
         check_ranks(plan, len(clients), rank)
+    if plan.summed and not plan.mode.of_means:
+        raise ValueError(
+            f"{plan.mode.name} needs the factors of each client, and a noisy or secure sum is of factors: use ffa, which is "
+            'exact on it, rolora or fedit; or dp_mechanism="local"'
+        )
+    if plan.guard and plan.guard.compression.feedback != "memoryless" and not plan.mode.steady:
+        raise ValueError(
+            f"in {plan.mode.name} other factors travel from round to round, and {plan.guard.compression.feedback} remembers "
+            'what it sent: use a compression without memory, e.g. "quantize" or "rand_k", or ffa, fedit, flexlora, fedex'
+        )
     if plan.space == "factors" and plan.mode.restarts:
         raise ValueError(f"in {plan.mode.name} each client has a random A of its own: factors have nothing in common")
     if plan.space == "factors" and plan.mode.trains(1) == plan.mode.trains(2) == "AB":

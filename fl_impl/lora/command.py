@@ -36,6 +36,10 @@ def lora(
     local_steps: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     learning_rate: Annotated[float, typer.Option()] = 1e-2,
+    dp_epsilon: Annotated[float | None, typer.Option(help="Privacy budget of the whole fit; with --aggregation ffa.")] = None,
+    dp_delta: Annotated[float | None, typer.Option(help="Probability that the budget does not hold.")] = None,
+    dp_clip: Annotated[float | None, typer.Option(help="Length that updates are clipped to.")] = None,
+    compression: Annotated[str, typer.Option(help='"none", "sparse", "quantize" or another.')] = "none",
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str, typer.Option()] = "cpu",
     output: Annotated[Path, typer.Option(help="Folder of the adapter, the metrics and the picture.")] = Path("fl_lora"),
@@ -59,7 +63,8 @@ def lora(
             adapter.federated_fit(
                 clients, num_rounds, aggregation=aggregation, byzantine_fraction=byzantine_fraction, attack=attack,
                 attack_fraction=attack_fraction, local_steps=local_steps, batch_size=batch_size,
-                learning_rate=learning_rate, on_round=show,
+                learning_rate=learning_rate, dp_epsilon=dp_epsilon, dp_delta=dp_delta, dp_clip=dp_clip,
+                compression=compression, on_round=show,
             )  # fmt: skip
         except KeyboardInterrupt:
             stored(adapter, output)

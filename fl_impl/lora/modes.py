@@ -46,6 +46,16 @@ class Mode:
         object.__setattr__(self, "__doc__", self.merge.__doc__)
 
     @property
+    def of_means(self) -> bool:
+        """Whether the mean of the factors is all that it needs, so that a noisy or secure sum of them will do."""
+        return self.claim == "biased" or "AB" not in (self.trains(1), self.trains(2))
+
+    @property
+    def steady(self) -> bool:
+        """Whether a client trains the same factors, from the server's, in every round."""
+        return not self.restarts and self.trains(1) == self.trains(2)
+
+    @property
     def exact(self) -> bool:
         """Whether what is added to the weights equals the weighted mean of the products."""
         return self.claim == "mean"

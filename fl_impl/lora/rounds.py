@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fl_impl.admission import Admitted, Reasons, admit, joined
 from fl_impl.config import byzantine_count
+from fl_impl.delivery import combine, deliver, plain_bytes
 from fl_impl.lora.adapted import Adapted, initial
 from fl_impl.lora.factors import Factors, unflat, zeros
 from fl_impl.lora.product import Reals, gram, refactored, stack, weigh
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.assaults import Assault
     from fl_impl.lora.modes import Merged, Mode, Trains
+    from fl_impl.privacy.protection import Protection
 
 Space = Literal["product", "factors"]
 
@@ -41,6 +44,13 @@ class Plan:
     assault: Assault | None = None
     ranks: tuple[int, ...] | None = None
     """Of each client; the server's where not given."""
+    guard: Protection | None = None
+    """What stands between the updates and the server: privacy, compression, secure sums. Of the trained factors alone."""
+
+    @property
+    def summed(self) -> bool:
+        """Whether the server has a sum of factors, noisy or secure, and nothing of single clients."""
+        return self.guard is not None and (self.guard.secure or self.guard.may_be_empty)
 
 
 @dataclass(eq=False)
@@ -54,6 +64,12 @@ class State:
     round: int = 0
     memory: dict[str, Any] = field(default_factory=dict[str, Any])
     """The attack's own."""
+    sent: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What each client remembers of compression."""
+    received: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the server remembers of each client's."""
+    single: dict[str, Any] = field(default_factory=dict[str, Any])
+    """"mechanism": what the privacy mechanism remembers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +80,18 @@ class Aggregated:
     f: int
     variance: float
     deviation: float
+    bytes_up: int = 0
+    """Of secure sums."""
 
 
 def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan) -> RoundResult:
-    """Train, attack, aggregate, advance. The loss on held-out text is filled in by who evaluates.
+    """Train, attack, deliver, aggregate, advance. The loss on held-out text is filled in by who evaluates.
 
-    Raises ValueError where fewer sound updates remain than the rule needs.
+    Raises ValueError where fewer sound updates remain than the rule needs, and PrivacyBudgetError, which is one, before a
+    round that the budget does not cover.
     """
     began, number = time.perf_counter(), state.round + 1
+    epsilon = plan.guard.authorize(number) if plan.guard else None
     starts = begin(adapted, state, plan, len(clients), number)
     trains = plan.mode.trains(number)
     rejected = Reasons()
@@ -84,12 +104,13 @@ def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan
         if own.ids:
             struck = plan.assault.strike(honest, own, number, rejected, state.memory)
             admitted = joined(honest, masked(struck, adapted, trains))
-    done = aggregate(adapted, state.adapter, starts, admitted, plan, attackers, rejected)
+    arrived, bytes_up = delivered(adapted.trained(trains), state, admitted, plan, number, rejected)
+    done = aggregate(adapted, state, starts, arrived, plan, attackers, rejected)
     advance(adapted, state, done.merged)
-    sent = 4 * int(adapted.trained(trains).sum())
     return RoundResult(
-        number, math.nan, math.nan, done.variance, len(admitted.ids), tuple(sorted(attackers)), rejected,
-        bytes_up=sent * len(admitted.ids), bytes_down=4 * d * len(clients), deviation=done.deviation, f=done.f,
+        number, math.nan, math.nan, done.variance, len(arrived.ids), tuple(sorted(attackers)), rejected,
+        bytes_up=bytes_up + done.bytes_up, bytes_down=plain_bytes(d) * len(clients), epsilon=epsilon,
+        noise=plan.guard.source if plan.guard else "", deviation=done.deviation, f=done.f,
         train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan, seconds=time.perf_counter() - began,
     )  # fmt: skip
 
@@ -127,9 +148,25 @@ def masked(admitted: Admitted, adapted: Adapted, trains: Trains) -> Admitted:
     return replace(admitted, deltas=np.where(adapted.trained(trains), admitted.deltas, np.float32(0)))
 
 
+def delivered(
+    trained: Any, state: State, admitted: Admitted, plan: Plan, number: int, rejected: Reasons
+) -> tuple[Admitted, int]:
+    """The updates as they arrive, and their bytes: the entries of the factors that are trained, which alone are sent."""
+    sent = replace(admitted, deltas=admitted.deltas[:, trained])
+    arrived, size = deliver(plan.guard, state, sent, number, rejected)
+    return replace(arrived, deltas=spread_out(arrived.deltas, trained)), size
+
+
+def spread_out(values: Any, trained: Any) -> Any:
+    """The (..., d) arrays that have these values where factors are trained, and 0 elsewhere."""
+    whole = np.zeros((*values.shape[:-1], len(trained)), values.dtype)
+    whole[..., trained] = values
+    return whole
+
+
 def aggregate(
     adapted: Adapted,
-    server: Factors,
+    state: State,
     starts: Any,
     admitted: Admitted,
     plan: Plan,
@@ -143,12 +180,14 @@ def aggregate(
         reasons = "; ".join(f"client {i}: {why}" for i, why in sorted((rejected or {}).items())) or "none"
         needed = f"{n} sound adapters, but {plan.rule.spec} needs {plan.rule.min_clients(f)} for f={f}"
         raise ValueError(f"{needed}. Rejected: {reasons}")
-    if plan.space == "factors":
-        return by_factors(adapted, server, admitted, plan, attackers, f)
+    server = state.adapter
+    if plan.space == "factors" or plan.summed:
+        return by_factors(adapted, state, admitted, plan, attackers, f)
     sent = unflat(starts[list(admitted.ids)] + admitted.deltas.astype(np.float64), adapted.shapes, adapted.rank, adapted.scale)
     everything = sent.beside(server_start(adapted, server, plan))
     products = gram(everything)
-    weights = weigh(plan.rule, products, f, admitted.counts)
+    counts = np.ones(n) if plan.guard and "weights" in plan.guard.hidden else admitted.counts
+    weights = weigh(plan.rule, products, f, counts)
     honest = np.append([client not in attackers for client in admitted.ids], False)
     return Aggregated(plan.mode.merge(everything, weights, adapted.rank), f, *product_spread(products, weights, honest))
 
@@ -159,15 +198,20 @@ def server_start(adapted: Adapted, server: Factors, plan: Plan) -> Factors:
 
 
 def by_factors(
-    adapted: Adapted, server: Factors, admitted: Admitted, plan: Plan, attackers: frozenset[int], f: int
+    adapted: Adapted, state: State, admitted: Admitted, plan: Plan, attackers: frozenset[int], f: int
 ) -> Aggregated:
-    """The rule on the factors as they are sent: another way to write the same products gives another result."""
-    context = {"weights": admitted.counts} if "weights" in plan.rule.keywords.context else {}
-    change = np.asarray(plan.rule(admitted.deltas, f=f, **context), np.float64)
+    """The rule, or the noisy or secure sum, of the factors as they are sent: written otherwise, the same products differ."""
+    number = state.round + 1
+    hidden = plan.guard.hidden if plan.guard else frozenset[str]()
+    weighted = "weights" in plan.rule.keywords.context - hidden
+    rule = partial(plan.rule, weights=admitted.counts) if weighted else plan.rule
+    trained = adapted.trained(plan.mode.trains(number))
+    values, size = combine(plan.guard, state, admitted.deltas[:, trained], number, rule, f)
+    change = spread_out(values, trained)
     honest, _ = admitted.parted(attackers)
-    row = server.flat(adapted.scale) + change
+    row = state.adapter.flat(adapted.scale) + change
     one = unflat(row, adapted.shapes, adapted.rank, adapted.scale)
-    return Aggregated(plan.mode.merge(one, np.ones(1), adapted.rank), f, *spread(honest, change))
+    return Aggregated(plan.mode.merge(one, np.ones(1), adapted.rank), f, *spread(honest, change), size)
 
 
 def product_spread(products: Reals, weights: Reals, honest: Any) -> tuple[float, float]:

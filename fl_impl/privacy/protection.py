@@ -36,8 +36,6 @@ class Combined:
     """Of the mechanism, for the next round."""
     bytes_up: int = 0
     """Of secure aggregation's messages."""
-    randomness: str = ""
-    """Where the noise is from; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,11 @@ class Protection:
     def may_be_empty(self) -> bool:
         """Whether a round without clients is one like any other: Poisson sampling may draw nobody, and noise is released."""
         return not self.secure and self.mechanism is not None and not isinstance(self.mechanism, LocalGaussian)
+
+    @property
+    def source(self) -> str:
+        """Where noise is from: "operating system", or the seed of a test; empty where there is none."""
+        return self.randomness("noise", 0).source if self.mechanism else ""
 
     def about_noise(self, d: int) -> tuple[str, ...]:
         """How long the noise on a round's mean of (d,) updates is beside them, as a sentence, where noise is on the mean."""
@@ -117,10 +120,9 @@ class Protection:
         if self.secure:
             return self._secure(rows, number, f, rule)
         if self.mechanism is None or isinstance(self.mechanism, LocalGaussian):
-            source = self.randomness("noise", number).source if self.mechanism else ""
-            return Combined(np.asarray(rule(rows, f=f), np.float64), state, randomness=source)
+            return Combined(np.asarray(rule(rows, f=f), np.float64), state)
         released, following = self.mechanism.release(rows, state, self.randomness("noise", number))
-        return Combined(released.value, following, randomness=released.randomness)
+        return Combined(released.value, following)
 
     def randomness(self, purpose: str, number: int, client: int = 0) -> Randomness:
         """What noise and sampling of a round are drawn from."""
@@ -153,17 +155,16 @@ class Protection:
 
         noise = self.mechanism.noise_multiplier * self.clip_bound if self.mechanism else 0.0
         drawn = self.randomness("noise", number)
-        source = drawn.source if noise else ""
         if self.group_size:
             grouped = grouped_secure_aggregate(
                 rows, f=f, rule=rule, group_size=self.group_size, bound=self.clip_bound, noise_std=noise, randomness=drawn,
                 rng=generator(self.seed, "groups", number),
             )  # fmt: skip
-            return Combined(grouped.value, None, grouped.bytes_up, source)
+            return Combined(grouped.value, None, grouped.bytes_up)
         terms = Terms.agreed(clients=len(rows), length=rows.shape[1], bound=self.clip_bound, noise_std=noise)
         summed = secure_sum(dict(enumerate(rows)), terms, randomness=drawn)
         divisor = self.mechanism.expected_clients if self.mechanism else len(summed.survivors)
-        return Combined(summed.total / divisor, None, summed.bytes_up, source)
+        return Combined(summed.total / divisor, None, summed.bytes_up)
 
 
 def protect(

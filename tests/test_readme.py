@@ -42,3 +42,10 @@ def test_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
     assert targets
     assert not [target for target in targets if not target.startswith("http") and not (ROOT / target).exists()]
+
+
+def test_the_federation_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(from fl_impl import.*?)```", TEXT, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    assert {path.name for path in tmp_path.iterdir()} >= {"fl_run_latest.json", "fl_run_latest.png"}

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import peers_rules
 import torch
+from threadpoolctl import threadpool_limits
 
 from fl_impl.aggregators import kernels, resolve
 
@@ -75,7 +76,7 @@ def main() -> None:
     given = parser.parse_args()
     cases = [Case(*map(int, text.split(","))) for text in given.cases]
     torch.set_num_threads(1)
-    with kernels.threads(1):
+    with kernels.threads(1), threadpool_limits(1):  # a BLAS thread of a peer would go on spinning, on our clock
         found = {(rule, case): measured(rule, case, given.limit) for case in cases for rule in given.rules}
     print(f"{platform.machine()}, Python {platform.python_version()}, {', '.join(map(versioned, peers_rules.LIBRARIES))}\n")
     print(table(found, given.rules, cases))

@@ -163,7 +163,8 @@ def hull(rule: Rule, round_: Round) -> Bound | None:
     if not promises(rule, round_):
         return None
     x = round_.updates.astype(np.float64)
-    centre, size = x.mean(0), float(np.abs(x - x.mean(0)).max())
+    centre = x.mean(0)
+    size = float(np.abs(x - centre).max()) or float(np.abs(x).max()) or 1.0  # where all are equal, their own size
     # Weights are non-negative by nnls; the row of ones makes them sum to one.
     rows = np.vstack([((x - centre) / size).T, np.ones(round_.n)])
     target = np.append((rule(round_.updates, round_.f) - centre) / size, 1.0)

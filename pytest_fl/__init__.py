@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_fl.audits import audit, audit_report
     from pytest_fl.cases import Case, conformance
     from pytest_fl.checks import Bound, Check, check
+    from pytest_fl.checks.federation import accuracy_kept, descent
     from pytest_fl.failures import CheckFailed
     from pytest_fl.parts import Accountant, Compressor, Mechanism, SecureAggregation
     from pytest_fl.report import Report
@@ -37,6 +38,7 @@ __all__ = [
     "SecureAggregation",
     "Subject",
     "WorstCase",
+    "accuracy_kept",
     "adapter",
     "as_subject",
     "audit",
@@ -45,6 +47,7 @@ __all__ = [
     "check",
     "command",
     "conformance",
+    "descent",
     "honest_updates",
     "replay",
     "rounds",
@@ -57,6 +60,7 @@ HOMES: Final = {
     "audits": ("audit", "audit_report"),
     "cases": ("Case", "conformance"),
     "checks": ("Bound", "Check", "check"),
+    "checks.federation": ("accuracy_kept", "descent"),
     "failures": ("CheckFailed",),
     "parts": ("Accountant", "Compressor", "Mechanism", "SecureAggregation"),
     "report": ("Report",),

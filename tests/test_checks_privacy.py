@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+from contextvars import ContextVar
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,6 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, 
 import pytest_fl
 from fl_impl.privacy import MECHANISMS, Budget, gaussian_delta, gaussian_epsilon, gaussian_noise, spent_epsilon
 from fl_impl.privacy.secure_aggregation.masks import add_mask
-from pytest_fl import current
 from pytest_fl.audits import AUDITS, audit, audit_report, audits_of, run_audit
 from pytest_fl.parts import Accountant, Mechanism, SecureAggregation
 from pytest_fl.parts_flower import mask_generator, server_side_clipping
@@ -276,11 +277,10 @@ def test_the_exact_gaussian_of_the_check_is_the_definition():
 
 class TestAudit:
     @pytest.fixture(autouse=True)
-    def alone(self):
+    def alone(self, monkeypatch):
         """What fails here on purpose is no row of this run's table."""
-        before = current.item.set(None)
-        yield
-        current.item.reset(before)
+        nobody = SimpleNamespace(item=ContextVar("nobody", default=None))
+        monkeypatch.setattr("pytest_fl.audits.current", nobody)
 
     def test_runs_as_a_test_a_check(self):
         mark = audit(SOUND, secure_aggregation(), expected_failures={"masks_are_uniform": "known"})

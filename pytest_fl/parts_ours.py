@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
     from fl_impl.compression import Compression
 
+EXPECTED = (
+    f"expected a {', '.join(kind.__name__ for kind in get_args(Part))} of pytest_fl.parts, or a mechanism or a compression of "
+    "fl_impl"
+)
+
 
 def as_part(thing: object) -> Part:
-    """The subject of a part: itself, a mechanism of fl_impl, a `Compression`, or its spec such as "ef21|top_k(0.1)".
+    """The subject of a part: itself, or what there is an adapter for.
 
-    Raises ValueError for what is none of these.
+    That is a mechanism of fl_impl, a `Compression` or its spec such as "ef21|top_k(0.1)", and of Flower its
+    `DifferentialPrivacy...Clipping` strategies and `LocalDpMod`. Raises ValueError for anything else.
     """
     from fl_impl.compression import Compression, resolve  # noqa: PLC0415  # fl_impl is loaded when a part is chosen
 
@@ -35,10 +41,26 @@ def as_part(thing: object) -> Part:
         return cast("Part", thing)
     if isinstance(thing, str | Compression):
         return compressor(resolve(thing))
+    if type(thing).__module__.startswith("flwr."):
+        return flower_part(thing)
     if hasattr(thing, "release") and hasattr(thing, "clip_bound"):
         return mechanism(thing)
-    kinds = ", ".join(kind.__name__ for kind in get_args(Part))
-    raise ValueError(f"expected a {kinds} of pytest_fl.parts, a mechanism or a compression of fl_impl; got {thing!r}")
+    raise ValueError(f"{EXPECTED}; got {thing!r}")
+
+
+def flower_part(thing: object) -> Part:
+    """One of Flower's, by the name of its class. Raises ValueError where there is no adapter."""
+    from pytest_fl.parts_flower import clipping_wrapper, local_mod  # noqa: PLC0415  # flwr is optional
+
+    name = type(thing).__name__
+    if name.startswith("DifferentialPrivacy") and type(thing).__module__.startswith("flwr.serverapp."):
+        return clipping_wrapper(thing)
+    if name == "LocalDpMod":
+        return local_mod(thing)
+    raise ValueError(
+        f"{EXPECTED}; of Flower a DifferentialPrivacy...Clipping of flwr.serverapp.strategy, or a LocalDpMod; "
+        f"got {type(thing).__module__}.{name}"
+    )
 
 
 def mechanism(ours: Any) -> Mechanism:

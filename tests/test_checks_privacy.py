@@ -10,14 +10,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
+from flwr.clientapp.mod import LocalDpMod
+from flwr.serverapp import strategy
 
 import pytest_fl
 from fl_impl.privacy import MECHANISMS, Budget, gaussian_delta, gaussian_epsilon, gaussian_noise, spent_epsilon
 from fl_impl.privacy.secure_aggregation.masks import add_mask
 from pytest_fl.audits import AUDITS, audit, audit_report, audits_of, run_audit
 from pytest_fl.parts import Accountant, Mechanism, SecureAggregation
-from pytest_fl.parts_flower import mask_generator, server_side_clipping
+from pytest_fl.parts_flower import mask_generator
 from pytest_fl.parts_ours import accountant, as_part, secure_aggregation
 
 BOUND, Z, EXPECTED = 2.0, 1.5, 8.0
@@ -263,11 +264,27 @@ def test_our_secure_aggregation_passes_every_seed():
         assert [row.reason for row in rows if row.outcome != "passed"] == []
 
 
-def test_flowers_wrapper_divides_by_zero_and_lets_clients_weigh_themselves():
-    wrapper = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 2.0, 3)
-    assert failed(server_side_clipping(wrapper)) == {
-        "hostile_updates_are_refused_or_clipped", "claimed_counts_do_not_weigh",
-    }  # fmt: skip
+@pytest.mark.parametrize("side", ["ServerSide", "ClientSide"])
+def test_flowers_fixed_wrappers_divide_by_zero_and_let_clients_weigh_themselves(side):
+    wrapper = getattr(strategy, f"DifferentialPrivacy{side}FixedClipping")(strategy.FedAvg(), 1.0, 2.0, 3)
+    assert failed(as_part(wrapper)) == {"hostile_updates_are_refused_or_clipped", "claimed_counts_do_not_weigh"}
+
+
+@pytest.mark.parametrize("side", ["ServerSide", "ClientSide"])
+def test_flowers_adaptive_wrappers_scale_the_noise_by_the_next_bound(side):
+    """The sum is clipped to one bound and gets the noise of another, which the round's own norms decide."""
+    kind = getattr(strategy, f"DifferentialPrivacy{side}AdaptiveClipping")
+    options = {"noise_multiplier": 0.5, "num_sampled_clients": 3, "initial_clipping_norm": 2.0, "clipped_count_stddev": 1.0}
+    assert "noise_has_the_stated_scale" in failed(as_part(kind(strategy.FedAvg(), **options)))
+
+
+def test_flowers_local_mod_has_the_noise_that_it_states_and_divides_by_zero():
+    assert failed(as_part(LocalDpMod(2.0, 4.0, 1.0, 1e-5))) == {"hostile_updates_are_refused_or_clipped"}
+
+
+def test_what_has_no_adapter_says_what_has_one():
+    with pytest.raises(ValueError, match="or a LocalDpMod; got flwr.serverapp.strategy.fedavg.FedAvg"):
+        as_part(strategy.FedAvg())
 
 
 def test_the_exact_gaussian_of_the_check_is_the_definition():

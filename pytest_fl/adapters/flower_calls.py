@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
 Floats = npt.NDArray[np.floating]
 ROUND: Final = 2
@@ -32,23 +32,40 @@ def legacy(strategy: Any, updates: Floats, counts: Sequence[int]) -> Floats | No
     return None if parameters is None else joined(parameters_to_ndarrays(parameters))
 
 
-def serverapp(strategy: Any, updates: Floats, counts: Sequence[int]) -> Floats | None:
-    """`aggregate_train` of a strategy of `flwr.serverapp.strategy`, on Messages with the claimed sample counts."""
-    from flwr.app import ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict  # noqa: PLC0415  # optional
+def serverapp(
+    strategy: Any, updates: Floats, counts: Sequence[int], through: Callable[[Any], Any] | None = None
+) -> Floats | None:
+    """`aggregate_train` of a strategy of `flwr.serverapp.strategy`, on Messages with the claimed sample counts.
 
-    def reply(node: int, row: Floats, count: int) -> Any:
-        arrays, metrics = ArrayRecord(layers(row)), MetricRecord({strategy.weighted_by_key: count})
-        content = RecordDict({strategy.arrayrecord_key: arrays, "metrics": metrics})
-        envelope = Metadata(  # what a running app fills in by itself
-            run_id=1, message_id=str(node), src_node_id=node, dst_node_id=0, reply_to_message_id="", group_id="",
-            created_at=0.0, ttl=60.0, message_type=MessageType.TRAIN,
-        )  # fmt: skip
-        return Message(content=content, metadata=envelope)  # type: ignore[reportCallIssue]  # as Flower's transport does
-
-    replies = [reply(node, row, count) for node, (row, count) in enumerate(zip(updates, counts, strict=True))]
+    through: what a client's mod makes of its reply.
+    """
+    keys = {"arrays": strategy.arrayrecord_key, "count_key": strategy.weighted_by_key}
+    replies = [message(row, count, node, **keys) for node, (row, count) in enumerate(zip(updates, counts, strict=True))]
     with quiet():
-        arrays, _ = strategy.aggregate_train(ROUND, replies)
+        arrays, _ = strategy.aggregate_train(ROUND, [through(reply) for reply in replies] if through else replies)
     return None if arrays is None else joined(arrays.to_numpy_ndarrays())
+
+
+def message(
+    row: Floats,
+    count: int = 1,
+    node: int = 0,
+    *,
+    arrays: str = "arrays",
+    count_key: str = "num-examples",
+    config: Mapping[str, float] | None = None,
+) -> Any:
+    """A Message with a model, a claimed sample count and, if any, settings, as Flower's transport would bring it."""
+    from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, Metadata, MetricRecord, RecordDict  # noqa: PLC0415  # optional
+
+    content = RecordDict({arrays: ArrayRecord(layers(row)), "metrics": MetricRecord({count_key: count})})
+    if config:
+        content["config"] = ConfigRecord(dict(config))
+    envelope = Metadata(  # what a running app fills in by itself
+        run_id=1, message_id=str(node), src_node_id=node, dst_node_id=0, reply_to_message_id="", group_id="",
+        created_at=0.0, ttl=60.0, message_type=MessageType.TRAIN,
+    )  # fmt: skip
+    return Message(content=content, metadata=envelope)  # type: ignore[reportCallIssue]  # as Flower's transport does
 
 
 def function(aggregate: Callable[..., Any], updates: Floats, counts: Sequence[int], keywords: dict[str, Any]) -> Floats:

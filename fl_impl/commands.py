@@ -59,6 +59,8 @@ def run(
         except (ValueError, RuntimeError) as error:  # RuntimeError: an engine that does not start, or stopped
             fail(reason(error), BROKEN)
     console.print(f"{status(metrics.final)}  ->  {output}")
+    for note in metrics.notes:
+        console.print(f"note: {note}", highlight=False)
     picture(metrics)
 
 

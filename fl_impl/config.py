@@ -282,7 +282,7 @@ def _unprotected(config: FLConfig) -> list[str]:
         if asked
     ]
     found = {
-        f"{' and '.join(alone)} need differential_privacy=True": bool(alone) and not private,
+        f"{' and '.join(alone)}: give differential_privacy=True too": bool(alone) and not private,
         "differential_privacy=True needs a budget: give dp_epsilon, and dp_delta below 1 / num_clients, e.g. 1e-5": private
         and (config.dp_epsilon is None or config.dp_delta is None),
         "dp_clip is of privacy and secure sums: give differential_privacy=True or secure_aggregation=True": not private

@@ -33,8 +33,9 @@ def progress() -> Progress:
 def status(result: RoundResult) -> str:
     """A round in a line."""
     success = "" if result.attack_success is None else f"  attack success {result.attack_success:.1%}"
+    spent = "" if result.epsilon is None else f"  epsilon {result.epsilon:.3g}"
     lost = f"  {len(result.rejected)} rejected" if result.rejected else ""
-    return f"round {result.round}: accuracy {result.accuracy:.1%}  loss {result.global_loss:.4f}{success}{lost}"
+    return f"round {result.round}: accuracy {result.accuracy:.1%}  loss {result.global_loss:.4f}{spent}{success}{lost}"
 
 
 def last(metrics: FLMetrics) -> str:

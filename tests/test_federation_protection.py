@@ -204,7 +204,7 @@ def test_a_clipped_client_moves_the_private_mean_no_further_than_the_bound() -> 
     ("settings", "words"),
     [
         ({"differential_privacy": True}, "give dp_epsilon, and dp_delta"),
-        ({"dp_epsilon": 1.0}, "dp_epsilon need differential_privacy=True"),
+        ({"dp_epsilon": 1.0}, "dp_epsilon: give differential_privacy=True too"),
         ({"dp_clip": 1.0}, "give differential_privacy=True or secure_aggregation=True"),
         ({"secure_group_size": 4}, "needs secure_aggregation=True"),
         ({**PRIVATE, "dp_mechanism": "gausian"}, "did you mean 'gaussian'"),

@@ -219,3 +219,10 @@ def test_a_clipped_client_moves_the_private_mean_no_further_than_the_bound() -> 
 def test_what_would_be_less_private_than_it_reads_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match="(?s).*" + words.replace("(", r"\(")):
         FLConfig(**settings)
+
+
+def test_noise_of_the_server_is_the_same_on_flowers_messages() -> None:
+    pytest.importorskip("flwr", reason="flwr is not installed: pip install pytest-fl[flower]")
+    settings = {**PRIVATE, "num_clients": 6, "fraction_fit": 0.7}
+    local, flower = (run(**settings, backend=backend) for backend in ("local", "flower-inline"))
+    assert [r.to_dict() for r in flower.rounds] == [r.to_dict() for r in local.rounds]

@@ -30,7 +30,7 @@ def test_it_reaches_exact_constants(rule, n, f):
 @pytest.mark.parametrize("rule", EXACT)
 def test_it_reaches_exact_constants_for_eleven_clients(rule, n, f):
     for d in (1, 2):
-        found = worst_case(rule if rule == "minimum_variance" else SOUND[EXACT[rule]][0], n, f, d, seconds=20, claims=rule)
+        found = worst_case(rule if rule == "minimum_variance" else SOUND[EXACT[rule]][0], n, f, d, seconds=8, claims=rule)
         assert 0.95 * found.kappa <= found.ratio <= found.kappa * (1 + 1e-6)
 
 

@@ -79,7 +79,7 @@ class _Search:
         except Misbehaved:
             return -1.0
         # A long search finds inputs on which rounding adds to the deviation: what it may add does not count.
-        excess = distance - rounding(*x.shape, x.dtype, float(np.abs(honest).max()))
+        excess = distance - rounding(x.shape[0], x.shape[1], x.dtype, float(np.abs(honest).max()))
         ratio = max(excess, 0.0) ** 2 / variance
         if ratio > self.best[0]:
             self.best = ratio, x

@@ -14,7 +14,7 @@ from fl_impl.aggregators.kernels import Unfit, combine, distances_to, norms
 if TYPE_CHECKING:
     from fl_impl.aggregators.inputs import Matrix
 
-COLUMNS: Final = 1 << 14
+COLUMNS: Final = 1 << 12
 TINY: Final = float(np.finfo(np.float64).tiny)
 
 
@@ -77,7 +77,8 @@ def cosines(x: Matrix, y: Matrix) -> npt.NDArray[np.float64]:
     left, right = (np.maximum(lengths(rows), TINY)[:, None] for rows in (x, y))
     for start in range(0, x.shape[1], COLUMNS):
         block = slice(start, start + COLUMNS)
-        products += (x[:, block] / left) @ (y[:, block] / right).T
+        unit = x[:, block] / left
+        products += unit @ (unit if y is x else y[:, block] / right).T
     return np.clip(products, -1.0, 1.0)
 
 

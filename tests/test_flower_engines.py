@@ -211,6 +211,7 @@ def test_the_example_fails_with_fedavg_and_passes_with_the_robust_strategy():
     assert "XFAIL tests/test_app.py::test_byzantine[sign_flip(scale=4)-fedavg]" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_deployment_of_two_nodes_trains_as_the_local_rounds_do():
     options = {"num_clients": 2, "num_rounds": 1, "aggregation": "mean", "local_steps": 2}
     models = []

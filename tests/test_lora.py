@@ -21,7 +21,11 @@ def new(**options):
     return LoRAFLAdapter(base_model="tiny", **{"rank": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj"], **options})
 
 
-@pytest.mark.parametrize("mode", MODES)
+FIRST = ("ffa", "flexlora")
+"""Modes that every run trains; the others come with the slow tests."""
+
+
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=() if mode in FIRST else pytest.mark.slow) for mode in MODES])
 def test_every_mode_lowers_the_held_out_loss_of_real_speakers(mode):
     adapter, clients = new(), make_text_clients(num_clients=3)
     judged = {"context": 48, "judged": 1024}

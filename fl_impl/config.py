@@ -164,7 +164,7 @@ class FLConfig(BaseModel):
             rounds=self.num_rounds, clients=self.num_clients, sampling=self.fraction_fit, rule=self.rule.spec,
             robust=self.rule.spec != "mean", epsilon=self.dp_epsilon, delta=self.dp_delta, mechanism=self.dp_mechanism,
             clip_bound=self.dp_clip, compression=self.compression, secure=self.secure_aggregation,
-            group_size=self.secure_group_size, f=self.tolerated(self.fit_clients), seed=self.seed,
+            group_size=self.secure_group_size, n=self.fit_clients, f=self.tolerated(self.fit_clients), seed=self.seed,
             noise_seed=self.dp_seed,
         )  # fmt: skip
 

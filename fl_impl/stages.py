@@ -103,7 +103,8 @@ def quorum(config: FLConfig, admitted: Admitted, rejected: Reasons, round_number
     """
     n = len(admitted.ids)
     f = config.tolerated(n)
-    if config.protection and config.protection.may_be_empty and config.min_clients <= 1:
+    nobody_drawn = not n and not rejected
+    if nobody_drawn and config.protection and config.protection.may_be_empty and config.min_clients <= 1:
         return f
     needed = max(config.min_clients, config.rule.min_clients(f))
     if n < needed:

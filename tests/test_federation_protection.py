@@ -124,6 +124,16 @@ def test_a_round_may_be_empty_under_poisson_sampling_unless_a_quorum_was_asked_f
         run(**{**settings, "fraction_fit": 0.67}, min_clients=2)
 
 
+def test_a_private_round_in_which_every_client_failed_is_an_error_not_noise() -> None:
+    class Broken:
+        def fit(self, parameters: np.ndarray, round: int) -> ClientUpdate:
+            raise RuntimeError("no")
+
+    coordinator = FederatedLearningCoordinator(FLConfig(**SMALL | PRIVATE), parameters=np.zeros(650, np.float32))
+    with pytest.raises(ValueError, match="0 sound updates, but 1 are needed"):
+        coordinator.run([Broken()] * 16, output=None)
+
+
 def test_claimed_counts_do_not_reach_a_private_or_secure_mean() -> None:
     lies = {"attack": "inflated_count", "attack_fraction": 0.1}
     for settings in ({"secure_aggregation": True}, {**PRIVATE, "dp_mechanism": "local"}):

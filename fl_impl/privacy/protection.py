@@ -181,14 +181,16 @@ def protect(
     compression: str | Compression = "none",
     secure: bool = False,
     group_size: int | None = None,
+    n: int | None = None,
     f: int = 0,
     seed: int = 0,
     noise_seed: int | None = None,
 ) -> Protection:
     """The protections of a run of `rounds` rounds over `clients` clients; with epsilon and delta it is private.
 
-    sampling: the share of the clients in a round, f of them Byzantine. clip_bound: 1 where private and not given. Under
-    secure aggregation with privacy all clients take part, as the server sees who does.
+    sampling: the share of the clients in a round; n: how many that are, all where None, f of them Byzantine.
+    clip_bound: 1 where private and not given. Under secure aggregation with privacy all clients take part, as the server
+    sees who does.
     Raises ValueError for what does not go together.
     """
     private, codec = epsilon is not None, resolve(compression)
@@ -199,8 +201,8 @@ def protect(
     if secure and group_size is not None:
         from fl_impl.privacy.groups import check_groups  # noqa: PLC0415  # cryptography is an extra
 
-        n = max(1, math.floor(sampling * clients))
-        check_groups(n // group_size, f, f"n={n} clients in groups of {group_size}")
+        summed = clients if n is None else n
+        check_groups(summed // group_size, f, f"n={summed} clients in groups of {group_size}")
     if epsilon is None:
         bound = SECURE_BOUND if clip_bound is None else clip_bound
         return Protection(codec, None, None, bound, secure, group_size, seed, noise_seed, notes)

@@ -109,9 +109,7 @@ def make_clients(config: FLConfig, **changes: Any) -> list[SimulatedClient]:
     recipe = make_recipe(config)
     x, y = torch.from_numpy(problem.train.x), torch.from_numpy(problem.train.y)
     return [
-        SimulatedClient(
-            number, problem.task, recipe, problem.train, x, y, rows, problem.test, label_skew=skew
-        )
+        SimulatedClient(number, problem.task, recipe, problem.train, x, y, rows, problem.test, label_skew=skew)
         for number, (rows, skew) in enumerate(zip(partition.rows, partition.skew, strict=True))
     ]
 

@@ -153,9 +153,7 @@ def gathered(clients: Sequence[Trainee], rows: Ints) -> tuple[torch.Tensor, torc
 class Keeper:
     """What clients add to their gradients, and what they keep of it from round to round."""
 
-    def __init__(
-        self, task: Task, recipe: Recipe, clients: Sequence[Trainee], start: Stack, control: Vector | None
-    ) -> None:
+    def __init__(self, task: Task, recipe: Recipe, clients: Sequence[Trainee], start: Stack, control: Vector | None) -> None:
         self.task, self.recipe, self.clients, self.start = task, recipe, clients, start
         self.control = np.zeros(task.layout.d, np.float32) if control is None else control
         self.velocity = self._kept("momentum") if recipe.momentum else None

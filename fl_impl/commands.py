@@ -113,9 +113,7 @@ def grid_of(settings: dict[str, Any], axes: dict[str, str | None]) -> Grid:
     chosen: dict[str, tuple[str, ...]] = {}
     for name, said in axes.items():
         read = settings.pop(name, defaults[name])
-        listed = (
-            split(said, ",") if said is not None else split(read, ",") if isinstance(read, str) else list(map(str, read))
-        )
+        listed = split(said, ",") if said is not None else split(read, ",") if isinstance(read, str) else list(map(str, read))
         chosen[name] = tuple(part.strip() for part in listed)
     for name in ("aggregation", "attack", "byzantine_fraction", "seed"):
         settings.pop(name, None)  # the grid sets these

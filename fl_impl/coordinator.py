@@ -71,9 +71,7 @@ class FederatedLearningCoordinator:
 
         control, rejected = state.single.get("control"), Reasons()
         with self._engine(clients):
-            trained = self._train(
-                trainees, state.parameters, number, rejected, control=control, timeout=config.client_timeout
-            )
+            trained = self._train(trainees, state.parameters, number, rejected, control=control, timeout=config.client_timeout)
         honest, own = trained.parted(byzantine)
         admitted = trained
         hidden = config.protection.hidden if config.protection else frozenset[str]()

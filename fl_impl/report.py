@@ -128,9 +128,7 @@ def run_page(metrics: FLMetrics) -> str:
         f'<tr><td class="text">{escape(k)}</td><td class="text">{escape(str(v))}</td></tr>' for k, v in said.items()
     )
     rejected = [(r.round, client, why) for r in metrics.rounds for client, why in r.rejected.items()]
-    lost = "".join(
-        f'<tr><td>{n}</td><td>{client}</td><td class="text">{escape(why)}</td></tr>' for n, client, why in rejected
-    )
+    lost = "".join(f'<tr><td>{n}</td><td>{client}</td><td class="text">{escape(why)}</td></tr>' for n, client, why in rejected)
     head = "<tr><th>round</th><th>client</th><th>reason</th></tr>"
     body: list[Any] = [f'<div class="charts">{"".join(charts)}</div>']
     body += [f"<h2>Rejected</h2><table>{head}{lost}</table>"] if lost else []

@@ -15,9 +15,7 @@ SIZES = (1.0, 1e-3, 1e3, 1e6)
 
 def _entries(limit: float) -> st.SearchStrategy[float]:
     """Small integers first, since they tie and read well; then any float within the limit."""
-    return st.one_of(
-        st.integers(-3, 3).map(float), st.floats(-limit, limit, allow_nan=False, allow_subnormal=False, width=32)
-    )
+    return st.one_of(st.integers(-3, 3).map(float), st.floats(-limit, limit, allow_nan=False, allow_subnormal=False, width=32))
 
 
 def _matrix(rows: int, d: int, limit: float) -> st.SearchStrategy[Updates]:

@@ -189,9 +189,7 @@ RULES: dict[str, RuleTheory] = {
         RuleTheory("meamed", nearest_to(coordinate_median), False, _NEAREST | _MEAN, stored="meamed"),
         RuleTheory("phocas", nearest_to(trimmed_mean), True, _NEAREST | _MEAN, stored="phocas"),
         RuleTheory("krum", krum, False, _GEOMETRIC | {"selects"}, stored="krum"),
-        RuleTheory(
-            "krum_blanchard", krum_blanchard, False, _GEOMETRIC | {"selects"}, lambda f: 2 * f + 3, stored="krum_orig"
-        ),
+        RuleTheory("krum_blanchard", krum_blanchard, False, _GEOMETRIC | {"selects"}, lambda f: 2 * f + 3, stored="krum_orig"),
         RuleTheory("krum_unsquared", krum_unsquared, False, _GEOMETRIC | {"selects"}, stored="krum_l1"),
         RuleTheory("multi_krum", multi_krum, False, _GEOMETRIC | _MEAN, stored="multikrum"),
         RuleTheory("geometric_median", geometric_median, True, _GEOMETRIC, stored="gm"),

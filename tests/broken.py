@@ -223,7 +223,9 @@ def krum_by_gram_matrix(updates, f):
 @broken("far_from_origin")
 def gram_matrix_above_25(updates, f):
     """As torch.cdist does."""
-    return krum_by_gram_matrix(updates, f) if len(updates) > 25 else updates[np.argmin(krum_scores(updates, len(updates) - f - 1))]
+    return (
+        krum_by_gram_matrix(updates, f) if len(updates) > 25 else updates[np.argmin(krum_scores(updates, len(updates) - f - 1))]
+    )
 
 
 @broken("huge_outliers", "every_scale")
@@ -582,7 +584,11 @@ def reads_the_buffer(updates, f):
 @broken("non_finite")
 def nan_counts_as_zero(updates, f):
     """One NaN client and f finite outliers are f + 1, of which f are trimmed; the zeros stay."""
-    return median_of_sorted(np.nan_to_num(updates, nan=0.0, posinf=0.0, neginf=0.0), f) if np.isfinite(updates).all() else np.nan_to_num(updates, nan=0.0, posinf=1e9, neginf=-1e9).mean(0)
+    return (
+        median_of_sorted(np.nan_to_num(updates, nan=0.0, posinf=0.0, neginf=0.0), f)
+        if np.isfinite(updates).all()
+        else np.nan_to_num(updates, nan=0.0, posinf=1e9, neginf=-1e9).mean(0)
+    )
 
 
 # --- claims that are not true ---------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(pytest_fl.__file__).parents[1]
 hypothesis.settings.register_profile(
-    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]  # a busy machine is not a slow test
+    "suite",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # a busy machine is not a slow test
 )
 hypothesis.settings.load_profile("suite")
 IMPORTED = (fl_impl, hypothesis, np, pytest_fl, torch)

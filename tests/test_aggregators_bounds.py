@@ -109,7 +109,11 @@ def test_kappa_is_no_less_than_the_least_possible(name):
 def test_order_statistics_have_the_coefficient_of_isotonic_regression():
     for n in range(1, 30):
         for f in range((n + 1) // 2):
-            for name, options in (("trimmed_mean", {}), ("coordinate_median", {}), ("coordinate_median", {"convention": "lower"})):
+            for name, options in (
+                ("trimmed_mean", {}),
+                ("coordinate_median", {}),
+                ("coordinate_median", {"convention": "lower"}),
+            ):
                 rule = ALL[name].configured(**options)
                 low, high = rule.ranks(n, f, **options)
                 weights = [1 / (high - low) if low <= j < high else 0.0 for j in range(n)]

@@ -121,7 +121,9 @@ def test_unanimous_honest_rows_are_the_result(name, value):
 
 
 @pytest.mark.parametrize("name", EQUIVARIANT)
-@pytest.mark.parametrize(("dtype", "exponents"), [(np.float32, (-100, -30, 30, 100)), (np.float64, (-1000, -600, -60, 60, 600, 1000))])
+@pytest.mark.parametrize(
+    ("dtype", "exponents"), [(np.float32, (-100, -30, 30, 100)), (np.float64, (-1000, -600, -60, 60, 600, 1000))]
+)
 def test_powers_of_two_scale_bit_by_bit(name, dtype, exponents):
     x = oracles.generic(np.random.default_rng(2), N, F, D).astype(dtype)
     expected = resolve(name)(x, f=F)

@@ -9,7 +9,29 @@ import torch
 from fl_impl import aggregators
 from fl_impl.aggregators import ALIASES, ALL, PRE, Aggregator, PreAggregator, aggregator, pre_aggregator, resolve
 
-RULES = ["mean", "coordinate_median", "trimmed_mean", "meamed", "phocas", "krum", "multi_krum", "bulyan", "geometric_median", "minimum_diameter", "minimum_variance", "smea", "caf", "centered_clipping", "monna", "dnc", "fltrust", "foolsgold", "signguard", "flame", "norm_clipping"]
+RULES = [
+    "mean",
+    "coordinate_median",
+    "trimmed_mean",
+    "meamed",
+    "phocas",
+    "krum",
+    "multi_krum",
+    "bulyan",
+    "geometric_median",
+    "minimum_diameter",
+    "minimum_variance",
+    "smea",
+    "caf",
+    "centered_clipping",
+    "monna",
+    "dnc",
+    "fltrust",
+    "foolsgold",
+    "signguard",
+    "flame",
+    "norm_clipping",
+]
 
 
 def test_all_rules_of_the_design_are_there():
@@ -21,7 +43,9 @@ def test_all_rules_of_the_design_are_there():
     assert {*ALL, *PRE} <= set(aggregators.__all__) == {n for n in aggregators.__all__ if hasattr(aggregators, n)}
 
 
-@pytest.mark.parametrize("name", [*RULES, "nnm|trimmed_mean", "multi_krum(m=5)", "bucketing(size=3)|arc|krum(neighbours='n-f-2')"])
+@pytest.mark.parametrize(
+    "name", [*RULES, "nnm|trimmed_mean", "multi_krum(m=5)", "bucketing(size=3)|arc|krum(neighbours='n-f-2')"]
+)
 def test_a_spec_is_read_back(name):
     rule = resolve(name)
     assert isinstance(rule, Aggregator)
@@ -94,7 +118,9 @@ def registered():
 
 @pytest.mark.usefixtures("registered")
 def test_a_new_rule_is_one_decorated_function():
-    @aggregator(by="distances", kappa=lambda n, f, *, power=2: power * n / (n - 2 * f), symmetries={"permutation"}, source="here")
+    @aggregator(
+        by="distances", kappa=lambda n, f, *, power=2: power * n / (n - 2 * f), symmetries={"permutation"}, source="here"
+    )
     def inverse_distances(geometry, f, *, power=2):
         """Weights by inverse distances."""
         del f

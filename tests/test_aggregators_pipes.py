@@ -50,7 +50,11 @@ def test_pipes_group_either_way():
     left, right = (arc | nnm) | krum, arc | (nnm | krum)
     assert left.spec == right.spec == "arc|nnm|krum"
     np.testing.assert_array_equal(left(updates(), f=F), right(updates(), f=F))
-    assert (left.kappa(N, F), left.min_clients(F), left.symmetries) == (right.kappa(N, F), right.min_clients(F), right.symmetries)
+    assert (left.kappa(N, F), left.min_clients(F), left.symmetries) == (
+        right.kappa(N, F),
+        right.min_clients(F),
+        right.symmetries,
+    )
     assert left.source == right.source
 
 
@@ -72,7 +76,11 @@ def test_context_reaches_both_ends():
         (nnm | mean)(updates(), f=F, weights=[1] * N)
 
 
-WEIGHED = [name for name, rule in ALL.items() if rule.weighing] + ["nnm|krum", "bucketing(size=2)|geometric_median", "nnm|nnm|caf"]
+WEIGHED = [name for name, rule in ALL.items() if rule.weighing] + [
+    "nnm|krum",
+    "bucketing(size=2)|geometric_median",
+    "nnm|nnm|caf",
+]
 
 
 @pytest.mark.parametrize("name", WEIGHED)

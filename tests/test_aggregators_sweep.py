@@ -32,7 +32,11 @@ def pairs(name: str) -> list[tuple[int, int]]:
     small = [(n, f) for n in range(3, 13) for f in range(n) if n >= rule.min_clients(f)]
     large = [(n, f) for n, f in LARGE if n >= rule.min_clients(f)]
     combinatorial = name in ("smea", "minimum_variance")
-    return [(n, f) for n, f in small + large if not combinatorial or np.prod(range(n - f + 1, n + 1)) <= SUBSETS * np.prod(range(1, f + 1))]
+    return [
+        (n, f)
+        for n, f in small + large
+        if not combinatorial or np.prod(range(n - f + 1, n + 1)) <= SUBSETS * np.prod(range(1, f + 1))
+    ]
 
 
 def rounds(n: int, f: int, dtype: type):
@@ -42,7 +46,10 @@ def rounds(n: int, f: int, dtype: type):
     position = POSITIONS[turn % len(POSITIONS)]
     plot = list(COLLUDERS)[turn % len(COLLUDERS)]
     few = ("definition",) if n <= 10 else ()  # definitions search all subsets
-    yield (*GENERIC, *few), assemble(rng.standard_normal((n - f, d)).astype(dtype), 2 + rng.standard_normal((f, d)), position, rng, "generic")
+    yield (
+        (*GENERIC, *few),
+        assemble(rng.standard_normal((n - f, d)).astype(dtype), 2 + rng.standard_normal((f, d)), position, rng, "generic"),
+    )
     for step, reach in ((0, 1.0), (3, 30.0)):
         cloud = list(CLOUDS)[(turn + step) % len(CLOUDS)]
         honest = CLOUDS[cloud](n - f, d, rng).astype(dtype)

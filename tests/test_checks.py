@@ -66,7 +66,15 @@ def false_alarms(rule, profile, seed, **claims):
     return [(row.check, row.reason, row.value, row.limit, row.counterexample) for row in rows if row.outcome == "failed"]
 
 
-FIRST = ("trimmed_mean_by_sort", "median_of_sorted", "lower_median", "krum_of_blanchard", "geometric_median", "bulyan", "nanmedian")
+FIRST = (
+    "trimmed_mean_by_sort",
+    "median_of_sorted",
+    "lower_median",
+    "krum_of_blanchard",
+    "geometric_median",
+    "bulyan",
+    "nanmedian",
+)
 """One of each kind, for every run; the others come with the slow tests."""
 
 

@@ -53,7 +53,10 @@ def checked(states):
 
 
 def products(states, scales):
-    return {name: np.array([s * b @ a for s, (b, a) in zip(scales, [one[name] for one in states], strict=True)]) for name in states[0]}
+    return {
+        name: np.array([s * b @ a for s, (b, a) in zip(scales, [one[name] for one in states], strict=True)])
+        for name in states[0]
+    }
 
 
 def on_products(rule):

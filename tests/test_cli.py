@@ -90,7 +90,18 @@ def test_exit_codes_and_reasons(arguments: list[str], code: int, message: str) -
 
 
 def test_compare_writes_table_pictures_and_page_and_resumes() -> None:
-    command = ["compare", *SMALL, "--aggregators", "mean,nnm|trimmed_mean", "--attacks", "sign_flip,zero", "--fractions", "0.25,0.3", "--workers", "1"]
+    command = [
+        "compare",
+        *SMALL,
+        "--aggregators",
+        "mean,nnm|trimmed_mean",
+        "--attacks",
+        "sign_flip,zero",
+        "--fractions",
+        "0.25,0.3",
+        "--workers",
+        "1",
+    ]
     code, output = invoke(*command)
     assert code == 0, output
     assert "25% Byzantine" in output
@@ -110,7 +121,9 @@ def test_compare_writes_table_pictures_and_page_and_resumes() -> None:
 
 
 def test_compare_takes_its_grid_from_a_file_too() -> None:
-    Path("grid.yaml").write_text("num_rounds: 1\nnum_clients: 4\naggregators: [mean]\nattacks: [zero]\nfractions: [0.25]\nseeds: [3, 4]\n")
+    Path("grid.yaml").write_text(
+        "num_rounds: 1\nnum_clients: 4\naggregators: [mean]\nattacks: [zero]\nfractions: [0.25]\nseeds: [3, 4]\n"
+    )
     code, output = invoke("compare", "grid.yaml", "--dry-run")
     assert code == 0, output
     assert "mean zero 0.25 seed 4" in " ".join(output.split())
@@ -143,7 +156,16 @@ def test_a_federation_that_breaks_down_is_a_result_with_its_reason(tmp_path: Pat
 
 
 def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from fl_impl.cli import main; main()", "run", "--num-rounds", "100000", "--num-clients", "4"]
+    command = [
+        sys.executable,
+        "-c",
+        "from fl_impl.cli import main; main()",
+        "run",
+        "--num-rounds",
+        "100000",
+        "--num-clients",
+        "4",
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         path = tmp_path / "fl_run_latest.json"
         while not path.exists() or len(FLMetrics.load(path).rounds) < 3:

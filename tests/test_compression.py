@@ -306,9 +306,7 @@ class TestExchange:
     def test_clients_of_a_round_share_the_mask(self):
         compression = of_round(resolve("rand_k(0.2)"), 4)
         x = np.ones((3, 50), np.float32)
-        result = exchange(
-            compression, range(3), x, sent={}, received={}, rng_of=lambda client: np.random.default_rng(client)
-        )
+        result = exchange(compression, range(3), x, sent={}, received={}, rng_of=lambda client: np.random.default_rng(client))
         assert ((result.rows != 0) == (result.rows[0] != 0)).all()
         assert of_round(resolve("int8"), 4) == resolve("int8")
 

@@ -14,7 +14,17 @@ from fl_impl.config import byzantine_count
 
 @pytest.mark.parametrize(
     ("fraction", "n", "f"),
-    [(0.3, 10, 3), (0.29, 100, 29), (0.57, 100, 57), (1 / 3, 3, 1), (2 / 3, 9, 6), (0.1, 30, 3), (0.7, 10, 7), (0.0, 5, 0), (0.2, 4, 0)],
+    [
+        (0.3, 10, 3),
+        (0.29, 100, 29),
+        (0.57, 100, 57),
+        (1 / 3, 3, 1),
+        (2 / 3, 9, 6),
+        (0.1, 30, 3),
+        (0.7, 10, 7),
+        (0.0, 5, 0),
+        (0.2, 4, 0),
+    ],
 )
 def test_counts_are_those_of_the_number_that_was_written(fraction: float, n: int, f: int) -> None:
     assert byzantine_count(fraction, n) == f

@@ -16,7 +16,9 @@ from fl_impl.randomness import generator
 DIGITS = load("digits")
 
 
-@pytest.mark.parametrize(("name", "rows", "features", "classes"), [("digits", 1797, 64, 10), ("breast_cancer", 569, 30, 2), ("wine", 178, 13, 3)])
+@pytest.mark.parametrize(
+    ("name", "rows", "features", "classes"), [("digits", 1797, 64, 10), ("breast_cancer", 569, 30, 2), ("wine", 178, 13, 3)]
+)
 def test_data_sets_of_scikit_learn(name: str, rows: int, features: int, classes: int) -> None:
     data = load(name)
     assert (data.x.shape, data.classes, data.name) == ((rows, features), classes, name)
@@ -38,7 +40,9 @@ def test_mnist_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 0.0 <= data.x.min() < data.x.max() == 1.0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("seglearn") is None, reason="seglearn, which carries the watch data, is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("seglearn") is None, reason="seglearn, which carries the watch data, is not installed"
+)
 def test_watch_data_are_naturally_federated() -> None:
     data = load("watch")
     assert (data.classes, data.x.shape[1]) == (7, 30)
@@ -53,7 +57,11 @@ def test_watch_data_are_naturally_federated() -> None:
 
 def test_the_user_s_own_arrays_tensors_and_torch_data_sets() -> None:
     x, y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 2, 0, 1, 2])
-    for source in ((x, y), (torch.tensor(x), torch.tensor(y)), torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))):
+    for source in (
+        (x, y),
+        (torch.tensor(x), torch.tensor(y)),
+        torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y)),
+    ):
         data = load(source)
         assert (data.x.dtype, data.y.dtype, data.classes) == (np.float32, np.int64, 3)
         np.testing.assert_array_equal(data.x, x)
@@ -114,7 +122,10 @@ def test_partitions_are_as_skewed_as_they_say() -> None:
 
 def test_the_report_says_sizes_and_skew() -> None:
     dealt = deal(DIGITS, 10, "dirichlet(0.5)", 0)
-    by_hand = np.abs(np.bincount(DIGITS.y[dealt.rows[3]], minlength=10) / dealt.sizes[3] - np.bincount(DIGITS.y) / len(DIGITS)).sum() / 2
+    by_hand = (
+        np.abs(np.bincount(DIGITS.y[dealt.rows[3]], minlength=10) / dealt.sizes[3] - np.bincount(DIGITS.y) / len(DIGITS)).sum()
+        / 2
+    )
     assert dealt.skew[3] == pytest.approx(by_hand)
     assert f"{min(dealt.sizes)} to {max(dealt.sizes)} samples" in str(dealt)
 

@@ -43,7 +43,9 @@ def test_the_mean_falls_to_a_sign_flip_and_a_robust_rule_holds() -> None:
     lines = ["seed  mean: clean attacked  nnm|trimmed_mean: clean attacked"]
     for seed in range(3):
         accuracy = {
-            (rule, attack): run(num_rounds=20, aggregation=rule, byzantine_fraction=0.3, attack=attack, seed=seed).final.accuracy
+            (rule, attack): run(
+                num_rounds=20, aggregation=rule, byzantine_fraction=0.3, attack=attack, seed=seed
+            ).final.accuracy
             for rule in ("mean", "nnm|trimmed_mean")
             for attack in (None, "sign_flip")
         }
@@ -109,7 +111,9 @@ def test_global_generators_are_left_alone() -> None:
     assert torch.equal(before[1], torch.get_rng_state())
 
 
-@pytest.mark.parametrize("attack", ["label_flip(source=3, target=8)", "backdoor", "edge_case", "backdoor|model_replacement", "neurotoxin"])
+@pytest.mark.parametrize(
+    "attack", ["label_flip(source=3, target=8)", "backdoor", "edge_case", "backdoor|model_replacement", "neurotoxin"]
+)
 def test_attacks_with_an_aim_measure_their_success(attack: str) -> None:
     clean = run(num_rounds=8, learning_rate=0.5, attack=attack, attack_fraction=0.0).final.attack_success
     attacked = run(num_rounds=8, learning_rate=0.5, attack=attack, attack_fraction=0.4).final.attack_success

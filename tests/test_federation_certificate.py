@@ -13,8 +13,16 @@ RULES = [
     "coordinate_median", "trimmed_mean", "meamed", "phocas", "krum", "multi_krum", "geometric_median", "minimum_diameter",
     "minimum_variance", "nnm|trimmed_mean", "nnm|krum",
 ]  # fmt: skip
-ATTACKS = sorted(name for name, made in ALL.items() if made.kind == "update" and name not in ("neurotoxin", "model_replacement"))
-FOR_THE_MEAN = ["gradient_scale(factor=-10)", "noise_injection(std=10)", "sign_flip(scale=10)", "fang_trimmed_mean(b=50)", "a_little_is_enough(z=20)"]
+ATTACKS = sorted(
+    name for name, made in ALL.items() if made.kind == "update" and name not in ("neurotoxin", "model_replacement")
+)
+FOR_THE_MEAN = [
+    "gradient_scale(factor=-10)",
+    "noise_injection(std=10)",
+    "sign_flip(scale=10)",
+    "fang_trimmed_mean(b=50)",
+    "a_little_is_enough(z=20)",
+]
 
 
 @pytest.mark.parametrize("rule", RULES)

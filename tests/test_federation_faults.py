@@ -116,7 +116,8 @@ RESUMED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"client_algorithm": "scaffold", "local_steps": 3, "client_momentum": 0.0, "aggregation": "centered_clipping"}]
+    "changes",
+    [{}, {"client_algorithm": "scaffold", "local_steps": 3, "client_momentum": 0.0, "aggregation": "centered_clipping"}],
 )
 def test_a_resumed_run_equals_the_undisturbed_one(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = FLConfig(**{**RESUMED, **changes})

@@ -26,7 +26,13 @@ def accuracy(rule: str, attack: str | None, fraction: float, momentum: float = 0
     """Mean over seeds of the accuracy in the last five rounds."""
     found: list[float] = []
     for seed in range(2):
-        settings: dict[str, Any] = {"num_rounds": 150, "num_clients": 25, "local_steps": 1, "batch_size": 8, "learning_rate": 0.5}
+        settings: dict[str, Any] = {
+            "num_rounds": 150,
+            "num_clients": 25,
+            "local_steps": 1,
+            "batch_size": 8,
+            "learning_rate": 0.5,
+        }
         config = FLConfig(
             **settings, aggregation=rule, attack=attack, byzantine_fraction=fraction, client_momentum=momentum,
             partition=partition, seed=seed,
@@ -55,7 +61,10 @@ def test_momentum_helps_every_rule_under_a_little_is_enough(rule: str) -> None:
 
 
 def test_on_data_that_differ_averaging_beats_selecting_without_attack() -> None:
-    clean = {rule: accuracy(rule, None, FIVE, partition="pathological(1)") for rule in ("mean", "centered_clipping", "krum", "median")}
+    clean = {
+        rule: accuracy(rule, None, FIVE, partition="pathological(1)")
+        for rule in ("mean", "centered_clipping", "krum", "median")
+    }
     assert min(clean["mean"], clean["centered_clipping"]) > max(clean["krum"], clean["median"]) + 0.2
 
 

@@ -74,7 +74,9 @@ def test_scaffold_gives_the_bits_of_the_loop() -> None:
     np.testing.assert_array_equal(*both(clients, 3, control))
 
 
-@pytest.mark.parametrize("model", ["cnn", lambda: nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.LayerNorm(12), nn.Linear(12, 10))])
+@pytest.mark.parametrize(
+    "model", ["cnn", lambda: nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.LayerNorm(12), nn.Linear(12, 10))]
+)
 def test_any_module_is_batched_and_agrees_with_the_loop_in_every_step(model: Any) -> None:
     clients = cohort(num_clients=4, model=model)
     task = clients[0].task
@@ -128,7 +130,13 @@ def test_client_momentum_is_kept_from_round_to_round() -> None:
 
 
 def test_scaffold_removes_client_drift() -> None:
-    settings: dict[str, Any] = {"num_clients": 10, "partition": "pathological(2)", "local_steps": 15, "num_rounds": 25, "seed": 1}
+    settings: dict[str, Any] = {
+        "num_clients": 10,
+        "partition": "pathological(2)",
+        "local_steps": 15,
+        "num_rounds": 25,
+        "seed": 1,
+    }
     plain, scaffold = (
         FederatedLearningCoordinator(config).run(make_clients(config), output=None).final.global_loss
         for config in (FLConfig(**settings), FLConfig(**settings, client_algorithm="scaffold"))

@@ -61,7 +61,9 @@ ORIGIN_VECTOR = np.concatenate([part.ravel() for part in ORIGIN])
 QUIET = {"fraction_evaluate": 0.0}
 
 
-@pytest.mark.parametrize("spec", ["krum", "nnm|trimmed_mean", "geometric_median", "centered_clipping", "dnc", "foolsgold", "mean"])
+@pytest.mark.parametrize(
+    "spec", ["krum", "nnm|trimmed_mean", "geometric_median", "centered_clipping", "dnc", "foolsgold", "mean"]
+)
 def test_strategy_applies_the_rule_to_the_updates(spec):
     rows, rule = rows_of(10), resolve(spec)
     model, result = once(RobustStrategy(spec, byzantine_fraction=0.2, **QUIET), learner(rows), 10)
@@ -87,9 +89,20 @@ def hostile(kind):
         first = Array(**{"dtype": "float32", "shape": (4,), "stype": "numpy.ndarray", "data": data[names[0]], **changes})
         return ArrayRecord({names[0]: first, names[1]: good[names[1]]})
 
-    bomb = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999,), }".ljust(117) + b"\n"
+    bomb = (
+        b"\x93NUMPY\x01\x00"
+        + (118).to_bytes(2, "little")
+        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999,), }".ljust(117)
+        + b"\n"
+    )
     objects = np.array([{"a": 1}] * 4, object)
-    pickled = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + b"{'descr': '|O', 'fortran_order': False, 'shape': (4,), }".ljust(117) + b"\n" + pickle.dumps(objects)
+    pickled = (
+        b"\x93NUMPY\x01\x00"
+        + (118).to_bytes(2, "little")
+        + b"{'descr': '|O', 'fortran_order': False, 'shape': (4,), }".ljust(117)
+        + b"\n"
+        + pickle.dumps(objects)
+    )
     arrays = {
         "wrong shape": ArrayRecord([np.zeros(5, np.float32), sound[1]]),
         "fewer arrays": ArrayRecord(sound[:1]),
@@ -110,10 +123,20 @@ def hostile(kind):
 
 
 HOSTILE = {
-    "wrong shape": "wrong shape", "fewer arrays": "wrong arrays", "other names": "wrong arrays", "huge": "wrong shape",
-    "header bomb": "wrong shape", "pickle": "not plain numbers", "raw pickle": "numpy's format", "garbage": "numpy's format",
-    "other serialization": "serialized as", "truncated": "bytes", "trailing": "bytes", "strings": "not plain numbers",
-    "nan": "non-finite", "infinite": "non-finite",
+    "wrong shape": "wrong shape",
+    "fewer arrays": "wrong arrays",
+    "other names": "wrong arrays",
+    "huge": "wrong shape",
+    "header bomb": "wrong shape",
+    "pickle": "not plain numbers",
+    "raw pickle": "numpy's format",
+    "garbage": "numpy's format",
+    "other serialization": "serialized as",
+    "truncated": "bytes",
+    "trailing": "bytes",
+    "strings": "not plain numbers",
+    "nan": "non-finite",
+    "infinite": "non-finite",
 }
 
 
@@ -185,7 +208,11 @@ def updates_sent(mod, rows, rounds=1):
     class Watching(FedAvg):
         def aggregate_train(self, server_round, replies):
             replies = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
-            got = [np.concatenate([part.ravel() for part in r.content["arrays"].to_numpy_ndarrays()]) for r in replies if r.has_content()]
+            got = [
+                np.concatenate([part.ravel() for part in r.content["arrays"].to_numpy_ndarrays()])
+                for r in replies
+                if r.has_content()
+            ]
             sent[server_round] = np.array(got) - ORIGIN_VECTOR
             return ArrayRecord(ORIGIN), None
 
@@ -329,9 +356,20 @@ def fault(parameters, round):
 
 
 FAULTY = [
-    None, None, None, None, fault, ClientUpdate(np.ones(6), 1, 0.1), ClientUpdate(np.full(5, np.nan), 1, 0.1), "garbage",
-    ClientUpdate("x", 1, 0.1), ClientUpdate(np.ones(5), 1, float("nan")), ClientUpdate(np.ones(5), 1, 0.1, round=9),
-    ClientUpdate(np.ones(5), 1, 0.1, client=3), [ClientUpdate(np.ones(5), 1, 0.1)] * 3, ClientUpdate(np.ones(5), -1, 0.1),
+    None,
+    None,
+    None,
+    None,
+    fault,
+    ClientUpdate(np.ones(6), 1, 0.1),
+    ClientUpdate(np.full(5, np.nan), 1, 0.1),
+    "garbage",
+    ClientUpdate("x", 1, 0.1),
+    ClientUpdate(np.ones(5), 1, float("nan")),
+    ClientUpdate(np.ones(5), 1, 0.1, round=9),
+    ClientUpdate(np.ones(5), 1, 0.1, client=3),
+    [ClientUpdate(np.ones(5), 1, 0.1)] * 3,
+    ClientUpdate(np.ones(5), -1, 0.1),
 ]
 
 

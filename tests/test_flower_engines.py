@@ -81,7 +81,15 @@ def folder():
 def experiment(folder, backend, rounds):
     """`fl-experiment run` with OPTIONS."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in {**OPTIONS, "num_rounds": rounds}.items()]
-    return Command("-c", "from fl_impl.cli import main; main()", "run", *options, f"--backend={backend}", "--output=run.json", folder=folder)
+    return Command(
+        "-c",
+        "from fl_impl.cli import main; main()",
+        "run",
+        *options,
+        f"--backend={backend}",
+        "--output=run.json",
+        folder=folder,
+    )
 
 
 def accuracies(folder):
@@ -110,7 +118,12 @@ def test_the_command_ends_with_the_same_accuracy_and_leaves_nothing(folder, back
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "number"),
-    [("flower", signal.SIGINT), ("flower", signal.SIGKILL), ("flower-deployment", signal.SIGINT), ("flower-deployment", signal.SIGKILL)],
+    [
+        ("flower", signal.SIGINT),
+        ("flower", signal.SIGKILL),
+        ("flower-deployment", signal.SIGINT),
+        ("flower-deployment", signal.SIGKILL),
+    ],
 )
 def test_nothing_is_left_after_ctrl_c_and_after_a_crash(folder, backend, number):
     if backend == "flower":
@@ -197,7 +210,9 @@ def joined_by_a_stranger(deployment):
     ]  # fmt: skip
     start = "import sys; from flwr.supernode.cli import flower_supernode; flower_supernode()"
     environment = {**os.environ, "FLWR_HOME": str(folder / "stranger")}
-    done = subprocess.run([sys.executable, "-c", start, *command], env=environment, capture_output=True, text=True, timeout=TOOK)
+    done = subprocess.run(
+        [sys.executable, "-c", start, *command], env=environment, capture_output=True, text=True, timeout=TOOK
+    )
     print(done.stderr[-500:], done.stdout[-500:])
     return done.returncode == 0 or "SuperNode ID" in done.stdout + done.stderr
 
@@ -206,7 +221,9 @@ def test_the_example_fails_with_fedavg_and_passes_with_the_robust_strategy():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-rxX"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTEST_ADDOPTS", None)
-    done = subprocess.run(command, cwd=ROOT / "examples" / "flower_app", env=environment, capture_output=True, text=True, timeout=TOOK)
+    done = subprocess.run(
+        command, cwd=ROOT / "examples" / "flower_app", env=environment, capture_output=True, text=True, timeout=TOOK
+    )
     assert "3 passed, 1 xfailed" in done.stdout, done.stdout[-3000:] + done.stderr[-1000:]
     assert "XFAIL tests/test_app.py::test_byzantine[sign_flip(scale=4)-fedavg]" in done.stdout
 

@@ -48,9 +48,7 @@ def test_classes_of_single_places_beside_an_inner_class(n):
     ordered = np.sort(inputs, axis=0)
     for f in range((n + 1) // 2):
         middle = (n - 1) // 2
-        classes = tuple(
-            ("inner", middle <= place <= n // 2) if f <= place < n - f else place for place in range(n)
-        )
+        classes = tuple(("inner", middle <= place <= n // 2) if f <= place < n - f else place for place in range(n))
         found = run(selection_network(classes), inputs)
         for name in set(classes):
             places = [place for place, of in enumerate(classes) if of == name]

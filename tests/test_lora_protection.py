@@ -125,5 +125,3 @@ class Same:
 def test_what_does_not_go_together_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         new().federated_fit(make_text_clients(3), 1, **options, **QUICK)
-
-

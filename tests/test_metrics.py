@@ -13,7 +13,9 @@ from fl_impl import FLMetrics, RoundResult
 
 
 def made() -> FLMetrics:
-    first = RoundResult(1, 2.5, 0.25, 0.125, 9, (3, 7), {4: 'raised X: "oh"', 2: "late"}, 360, 400, deviation=0.5, seconds=1.5, f=2)
+    first = RoundResult(
+        1, 2.5, 0.25, 0.125, 9, (3, 7), {4: 'raised X: "oh"', 2: "late"}, 360, 400, deviation=0.5, seconds=1.5, f=2
+    )
     second = RoundResult(2, math.nan, math.nan, 0.5, 10, epsilon=0.75, attack_success=0.5, train_loss=1.0)
     return FLMetrics({"aggregation": "krum", "attack": "zero"}, [first, second], {"samples": [5, 6], "label_skew": [0.1, 0.2]})
 

@@ -72,8 +72,7 @@ def test_no_noise_no_privacy_and_no_rounds_no_cost():
 
 def test_more_noise_and_less_sampling_cost_less():
     grid = [
-        [spent_epsilon(noise_multiplier=z, delta=1e-5, sampling=q, rounds=5) for z in (1.0, 2.0, 4.0)]
-        for q in (0.1, 0.5, 1.0)
+        [spent_epsilon(noise_multiplier=z, delta=1e-5, sampling=q, rounds=5) for z in (1.0, 2.0, 4.0)] for q in (0.1, 0.5, 1.0)
     ]
     assert (np.diff(grid, axis=1) < 0).all()
     assert (np.diff(grid, axis=0) > 0).all()

@@ -35,9 +35,7 @@ def updates(n=24, d=6, f=2, lie=1.0):
 @pytest.mark.parametrize("group_size", [2, 3])
 def test_a_lying_client_spoils_its_own_group_only(group_size):
     x = updates()
-    found = grouped_secure_aggregate(
-        x, f=2, rule=trimmed_mean, group_size=group_size, bound=1.0, rng=np.random.default_rng(1)
-    )
+    found = grouped_secure_aggregate(x, f=2, rule=trimmed_mean, group_size=group_size, bound=1.0, rng=np.random.default_rng(1))
     assert np.abs(found.value - x[2:].mean(axis=0)).max() < 0.02
     assert np.abs(x.mean(axis=0) - x[2:].mean(axis=0)).max() > 0.06
     assert found.bytes_up > 4 * x.size
@@ -46,18 +44,14 @@ def test_a_lying_client_spoils_its_own_group_only(group_size):
 
 def test_without_attackers_the_mean_of_group_means():
     x = updates(f=0)
-    found = grouped_secure_aggregate(
-        x, f=0, rule=plain_mean, group_size=4, bound=1.0, rng=np.random.default_rng(1)
-    )
+    found = grouped_secure_aggregate(x, f=0, rule=plain_mean, group_size=4, bound=1.0, rng=np.random.default_rng(1))
     np.testing.assert_allclose(found.value, x.mean(axis=0), atol=1e-6)
 
 
 def test_a_group_that_aborts_is_lost_and_the_rest_goes_on():
     x = updates()
     rng = np.random.default_rng(1)
-    found = grouped_secure_aggregate(
-        x, f=2, rule=trimmed_mean, group_size=2, bound=1.0, rng=rng, network=without_7
-    )
+    found = grouped_secure_aggregate(x, f=2, rule=trimmed_mean, group_size=2, bound=1.0, rng=rng, network=without_7)
     assert [number for number, members in enumerate(found.groups) if 7 in members] == list(found.lost)
     assert np.abs(found.value - x[2:].mean(axis=0)).max() < 0.02
 

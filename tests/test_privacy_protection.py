@@ -102,9 +102,7 @@ def test_noise_is_seeded_only_when_asked(options):
 @pytest.mark.parametrize("compression", ["none", "sparse", "quantize"])
 def test_a_private_sum_is_clipped_after_decoding(compression):
     """One client more moves the noisy sum by the bound at most, whatever compression made of its update."""
-    guard = protect(
-        rounds=1, clients=N, epsilon=8.0, delta=1e-5, clip_bound=0.5, compression=compression, noise_seed=1
-    )
+    guard = protect(rounds=1, clients=N, epsilon=8.0, delta=1e-5, clip_bound=0.5, compression=compression, noise_seed=1)
     x = 100 * deltas()
     carried = guard.carry(range(N), x, 1, {}, {})
     rows = carried.rows.astype(float)

@@ -301,9 +301,7 @@ def test_distributed_noise_has_at_least_the_deviation_that_was_agreed(lost):
     d = 40_000
     agreed = terms(d=d, noise_std=5.0)
     x = {i: np.zeros(d) for i in range(N)}
-    result = secure_sum(
-        x, agreed, network=lambda at, i, m: None if at == "mask" and i < lost else m, randomness=seeded(lost)
-    )
+    result = secure_sum(x, agreed, network=lambda at, i, m: None if at == "mask" and i < lost else m, randomness=seeded(lost))
     expected = 5.0 * math.sqrt((N - lost) / agreed.minimum)
     assert abs(np.mean(result.total**2) / expected**2 - 1) < 6 * math.sqrt(2 / d)
     assert expected >= 5.0

@@ -26,7 +26,8 @@ def test_parse(text, spec):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "a.b", "a b", "a(", "a(b)", "a(**{})", "a(*[])", "a()()", "a(__import__('os'))", "a;b", "lambda: 0", "a(b=c)"]
+    "text",
+    ["", "1", "a.b", "a b", "a(", "a(b)", "a(**{})", "a(*[])", "a()()", "a(__import__('os'))", "a;b", "lambda: 0", "a(b=c)"],
 )
 def test_parse_refuses(text):
     with pytest.raises(ValueError, match="expected a spec such as"):

@@ -59,7 +59,9 @@ def test_stored_worst_inputs_stay_within_the_constant_and_reach_an_exact_one(rul
         assert max(shares) >= 0.99
 
 
-@pytest.mark.parametrize("name", sorted(set(DEFINITIONS) & {rule.name for rule in theory.RULES.values() if rule.exact} - {"mean"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(DEFINITIONS) & {rule.name for rule in theory.RULES.values() if rule.exact} - {"mean"})
+)
 def test_definitions_reach_the_stored_ratios(name):
     """Ties are broken as the search broke them or in favour of the rule, so no ratio is exceeded."""
     for found in theory.worst_inputs(theory.RULES[name].stored)[::7]:

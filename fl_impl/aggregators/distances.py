@@ -96,9 +96,7 @@ def _multi_krum_symmetries(m: int | None = None) -> frozenset[str]:
     selective=True,
     source="Blanchard et al. 2017 (arXiv:1703.02757); kappa proven in bounds.py",
 )
-def multi_krum(
-    geometry: Geometry, f: int, *, m: int | None = None, neighbours: bounds.Neighbours = "n-f-1"
-) -> Weights:
+def multi_krum(geometry: Geometry, f: int, *, m: int | None = None, neighbours: bounds.Neighbours = "n-f-1") -> Weights:
     """The mean of the m updates with the least sums of squared distances to their nearest others.
 
     m: how many, n - f where not given (ByzFL); n >= m + f. neighbours: as for `krum`.

@@ -80,9 +80,7 @@ def as_rows(value: object, like: Matrix, name: str) -> Matrix:
     """
     matrix = _as_kind(value, like, name)
     if len(matrix.shape) != 2 or len(matrix) != len(like):
-        raise ValueError(
-            f"{name} must have one row for each of the n={len(like)} clients; got shape {tuple(matrix.shape)}"
-        )
+        raise ValueError(f"{name} must have one row for each of the n={len(like)} clients; got shape {tuple(matrix.shape)}")
     _check_finite(matrix, name)
     return matrix
 
@@ -151,9 +149,7 @@ def _array(array: npt.NDArray[Any]) -> Inputs:
     if array.dtype.kind in "iu":
         array = array.astype(np.float64)  # as np.mean does
     if array.dtype.name not in ("float16", "float32", "float64"):
-        raise ValueError(
-            f"updates must be float16, float32 or float64; got {array.dtype}. Convert with .astype(numpy.float64)"
-        )
+        raise ValueError(f"updates must be float16, float32 or float64; got {array.dtype}. Convert with .astype(numpy.float64)")
     dtype = array.dtype
     wide = array.astype(np.float32) if dtype == np.float16 else array
     return Inputs(_with_contiguous_rows(wide), lambda result: np.asarray(result).astype(dtype, copy=False))

@@ -69,9 +69,7 @@ def sign_flip(
 
 
 @attack(knowledge="own", factor="factor", source="gradient scaling, as in Xie et al. 2020 (arXiv 1911.12560)")
-def gradient_scale(
-    honest: Array, f: int, rng: np.random.Generator, *, factor: float = 10.0, own: Array | None = None
-) -> Array:
+def gradient_scale(honest: Array, f: int, rng: np.random.Generator, *, factor: float = 10.0, own: Array | None = None) -> Array:
     """factor x_i of the attacker's own update."""
     del rng
     return factor * (stand_in(honest, f) if own is None else own)

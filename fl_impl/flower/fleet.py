@@ -66,9 +66,7 @@ class Fleet:
             self.nodes = self.joined()
         rejected |= {client: "its node never joined" for client in trainees if client not in self.nodes}
         present = [client for client in trainees if client in self.nodes]
-        asked = {
-            client: self.task(client, trainees[client], parameters, round_number, control, timeout) for client in present
-        }
+        asked = {client: self.task(client, trainees[client], parameters, round_number, control, timeout) for client in present}
         replies = self.exchange(asked, PATIENCE if timeout is None else timeout)
         self.lost = set(present) - replies.keys()
         answers: dict[int, ClientUpdate] = {}

@@ -140,9 +140,7 @@ class Saboteur:
         drawn = hashlib.sha256(f"{self.seed}/{context.node_id}".encode()).digest()
         return (0, 1) if int.from_bytes(drawn[:8], "big") < fraction * 2**64 else None
 
-    def sabotaged(
-        self, message: Message, reply: Message, context: Context, place: tuple[int, int], number: int
-    ) -> Message:
+    def sabotaged(self, message: Message, reply: Message, context: Context, place: tuple[int, int], number: int) -> Message:
         """The reply with the attacker's arrays and claims."""
         key, arrays = arrays_of(reply.content)
         form = form_of(arrays)

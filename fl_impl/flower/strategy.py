@@ -57,9 +57,7 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         self._sent, self._asked = (form, form.vector(arrays)), len(messages)
         return messages
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """(the new arrays, medians of the metrics) of the sound replies; (None, None) where too few are left."""
         sound, rejected = self._admitted(list(replies), server_round)
         if self._sent is None or not sound:

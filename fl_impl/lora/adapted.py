@@ -116,8 +116,4 @@ def check_options(rank: Any, alpha: Any, target_modules: Any, model: Any) -> Non
 
 def initial(shapes: Sequence[Shape], rank: int, rng: np.random.Generator) -> Factors:
     """B = 0 and A uniform on +-1/sqrt(k), as peft begins."""
-    return Factors(
-        tuple(
-            Module(np.zeros((1, rank, s.m)), rng.uniform(-1, 1, (1, rank, s.k)) / math.sqrt(s.k)) for s in shapes
-        )
-    )
+    return Factors(tuple(Module(np.zeros((1, rank, s.m)), rng.uniform(-1, 1, (1, rank, s.k)) / math.sqrt(s.k)) for s in shapes))

@@ -63,9 +63,7 @@ class LoRAFLAdapter:
         )  # fmt: skip
         self.seed = seed
         self.metrics = FLMetrics()
-        self._adapted = adapt(
-            base, rank, alpha, target_modules, device=device, gradient_checkpointing=gradient_checkpointing
-        )
+        self._adapted = adapt(base, rank, alpha, target_modules, device=device, gradient_checkpointing=gradient_checkpointing)
         self._adapted.model.to(device)
         self._state = State(initial(self._adapted.shapes, rank, generator(seed, "initial")))
         self._synchronise()

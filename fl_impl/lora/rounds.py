@@ -197,9 +197,7 @@ def server_start(adapted: Adapted, server: Factors, plan: Plan) -> Factors:
     return zeros(adapted.shapes, adapted.rank) if plan.mode.restarts else server
 
 
-def by_factors(
-    adapted: Adapted, state: State, admitted: Admitted, plan: Plan, attackers: frozenset[int], f: int
-) -> Aggregated:
+def by_factors(adapted: Adapted, state: State, admitted: Admitted, plan: Plan, attackers: frozenset[int], f: int) -> Aggregated:
     """The rule, or the noisy or secure sum, of the factors as they are sent: written otherwise, the same products differ."""
     number = state.round + 1
     hidden = plan.guard.hidden if plan.guard else frozenset[str]()

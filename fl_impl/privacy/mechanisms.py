@@ -59,9 +59,7 @@ class Mechanism(Protocol):
         """The clients of a round, drawn as `spent` assumes."""
         ...
 
-    def release(
-        self, updates: Any, state: Any = None, randomness: Randomness = OPERATING_SYSTEM
-    ) -> tuple[Release, Any]:
+    def release(self, updates: Any, state: Any = None, randomness: Randomness = OPERATING_SYSTEM) -> tuple[Release, Any]:
         """The noisy mean of (m, d) updates, m >= 0, and the state for the next round."""
         ...
 
@@ -118,9 +116,7 @@ class Gaussian:
         del round_number
         return poisson_sample(clients, budget.sampling, randomness)
 
-    def release(
-        self, updates: Any, state: None = None, randomness: Randomness = OPERATING_SYSTEM
-    ) -> tuple[Release, None]:
+    def release(self, updates: Any, state: None = None, randomness: Randomness = OPERATING_SYSTEM) -> tuple[Release, None]:
         """The noisy mean of (m, d) updates, m >= 0. Raises ValueError for a NaN or infinite entry."""
         rows = as_rows(updates)
         grid = FixedPoint(self.clip_bound / 2**GRID_BITS, 2**GRID_BITS)
@@ -156,9 +152,7 @@ class AdaptiveGaussian:
     """sigma_b; the larger of expected_clients / 20 and z where None."""
 
     @classmethod
-    def calibrated(
-        cls, budget: Budget, *, rounds: int, clip_bound: float, clients: int, **options: float
-    ) -> AdaptiveGaussian:
+    def calibrated(cls, budget: Budget, *, rounds: int, clip_bound: float, clients: int, **options: float) -> AdaptiveGaussian:
         """As `Gaussian.calibrated`; clip_bound is the first."""
         fixed = Gaussian.calibrated(budget, rounds=rounds, clip_bound=clip_bound, clients=clients)
         return cls(clip_bound, fixed.noise_multiplier, fixed.expected_clients, **options)
@@ -247,9 +241,7 @@ class LocalGaussian:
         del round_number
         return poisson_sample(clients, budget.sampling, randomness)
 
-    def release(
-        self, updates: Any, state: None = None, randomness: Randomness = OPERATING_SYSTEM
-    ) -> tuple[Release, None]:
+    def release(self, updates: Any, state: None = None, randomness: Randomness = OPERATING_SYSTEM) -> tuple[Release, None]:
         """The mean of m privatized updates. Raises ValueError where m = 0: there is nothing to average."""
         rows = as_rows(updates)
         if not len(rows):

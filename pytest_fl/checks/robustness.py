@@ -189,4 +189,3 @@ def mean_at_zero(rule: Rule, round_: Round) -> Bound | None:
     x = round_.updates.astype(np.float64)
     error = float(np.abs(rule(round_.updates, 0) - x.mean(0)).max())
     return Bound(error, rounding(round_.n, round_.d, round_.updates.dtype, float(np.abs(x).max())))
-

@@ -152,9 +152,7 @@ def honest_box(rule: Rule, round_: Round) -> Bound | None:
     ordered = np.sort(round_.updates.astype(np.float64), axis=0)
     low, high = ordered[round_.f], ordered[round_.n - 1 - round_.f]
     size = float(np.abs(ordered[round_.f : round_.n - round_.f]).max())
-    return Bound(
-        _outside(rule(round_.updates, round_.f), low, high), rounding(round_.n, round_.d, round_.updates.dtype, size)
-    )
+    return Bound(_outside(rule(round_.updates, round_.f), low, high), rounding(round_.n, round_.d, round_.updates.dtype, size))
 
 
 @check(rounds=corpus.generic, needs=claims("hull"))

@@ -47,9 +47,7 @@ __all__ = [
 ]
 
 
-def rank_mean(
-    x: Matrix, low: int, high: int, mixing: npt.ArrayLike | None = None, *, rows: npt.ArrayLike | None = None
-) -> Any:
+def rank_mean(x: Matrix, low: int, high: int, mixing: npt.ArrayLike | None = None, *, rows: npt.ArrayLike | None = None) -> Any:
     """(d,): per coordinate the mean of the sorted values number low to high - 1 (0 <= low < high <= n).
 
     Median: the middle one or two; trimmed mean: f to n - f. The values are those of x[rows], all rows by default, or of

@@ -50,9 +50,7 @@ class TensorOperations:
         return list(torch.stack(list(values)).sort(dim=0).values)
 
 
-def coordinatewise(
-    formula: Formula, x: torch.Tensor, rows: npt.ArrayLike | None, mixing: npt.ArrayLike | None
-) -> torch.Tensor:
+def coordinatewise(formula: Formula, x: torch.Tensor, rows: npt.ArrayLike | None, mixing: npt.ArrayLike | None) -> torch.Tensor:
     """The formula at every column of x[rows], or of mixing @ x[rows]."""
     values = x if rows is None else x[torch.as_tensor(np.asarray(rows), device=x.device)]
     _check_finite(values)

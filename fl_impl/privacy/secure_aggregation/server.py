@@ -77,9 +77,7 @@ class Server:
     def open(self) -> bytes:
         """The signed terms and the server's key of the session, the same to all clients."""
         self._turn("open")
-        return sign(
-            self._identity, "opening", pack(self.terms.to_bytes(), self._channel.public_key().public_bytes_raw())
-        )
+        return sign(self._identity, "opening", pack(self.terms.to_bytes(), self._channel.public_key().public_bytes_raw()))
 
     def roster(self, advertisements: Messages) -> dict[int, bytes]:
         """To each client: who is present, and the keys of its neighbours."""
@@ -88,9 +86,7 @@ class Server:
         numbers = sorted(self._keys)
         self._near = {i: neighbours(i, numbers, self.terms.degree, self.terms.session) for i in numbers}
         present = pack_numbers(numbers)
-        return {
-            i: self._sealed("roster", i, pack(present, *(self._keys[j].message for j in self._near[i]))) for i in numbers
-        }
+        return {i: self._sealed("roster", i, pack(present, *(self._keys[j].message for j in self._near[i]))) for i in numbers}
 
     def inboxes(self, shares: Messages) -> dict[int, bytes]:
         """To each client: who shared, and the boxes that its neighbours sent it."""
@@ -137,9 +133,7 @@ class Server:
                 raise self._false_shares(i)
             for j in self._survivors.intersection(self._near[i]):
                 add_mask(total, pair_mask_key(private, self._keys[j].masking, session, i, j), subtract=j < i)
-        return SecureSum(
-            self.terms.encoding.decode(from_ring(total)), tuple(sorted(self._survivors)), dict(self.refused)
-        )
+        return SecureSum(self.terms.encoding.decode(from_ring(total)), tuple(sorted(self._survivors)), dict(self.refused))
 
     def _turn(self, stage: str) -> None:
         if stage != self._stage:

@@ -82,9 +82,7 @@ class Terms:
 
     def to_bytes(self) -> bytes:
         """All fields, in a fixed format."""
-        return FORMAT.pack(
-            self.clients, self.length, self.dropouts, self.corrupt, self.bound, self.noise_std, self.session
-        )
+        return FORMAT.pack(self.clients, self.length, self.dropouts, self.corrupt, self.bound, self.noise_std, self.session)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Terms:

@@ -236,7 +236,7 @@ def _broken(one: Adapter) -> Iterator[tuple[str, Adapter]]:
 
 
 def _accepted(part: AdapterAggregation, adapters: list[Adapter], what: str) -> str:
-    """ "" where a ValueError was raised."""
+    """Nothing where a ValueError was raised, else what came back instead."""
     try:
         part.aggregate(adapters, [1.0] * len(adapters), 0)
     except ValueError:

@@ -31,7 +31,7 @@ class Rows:
 
     @cached_property
     def dtype(self) -> str:
-        """ "float32" or "float64"."""
+        """Either "float32" or "float64"."""
         return self.x.dtype.name
 
     def __getitem__(self, row: int) -> Array:

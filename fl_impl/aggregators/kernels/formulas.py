@@ -24,7 +24,7 @@ class Operations(Protocol):
 
     @property
     def dtype(self) -> str:
-        """ "float32" or "float64"."""
+        """Either "float32" or "float64"."""
         ...
 
     def minimum(self, a: Value, b: Value) -> Value:

@@ -10,8 +10,8 @@ import numpy as np
 
 from fl_impl.admission import Admitted, Reasons, admit, without_non_finite
 from fl_impl.clients import ClientUpdate
+from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
-from fl_impl.randomness import generator
 
 if TYPE_CHECKING:
     from fl_impl.attacks import Attack

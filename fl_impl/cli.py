@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from fl_impl.extras import require
+from fl_impl.common.extras import require
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 
 from fl_impl.cohort import Recipe, train_alone
+from fl_impl.common.randomness import generator
 from fl_impl.data import Dataset, deal, load, split
 from fl_impl.models import Evaluation, Task, make_task
-from fl_impl.randomness import generator
 
 if TYPE_CHECKING:
     from fl_impl.attacks import Attack

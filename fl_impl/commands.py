@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fl_impl.common.specs import split
 from fl_impl.experiment import Grid, run_grid
 from fl_impl.lora.command import lora
 from fl_impl.metrics import LATEST, FLMetrics
 from fl_impl.presenting import console, last, picture, plan, present, progress, status, stored
 from fl_impl.settings import BROKEN, INTERRUPTED, USAGE, configuration, fail, reason, settings_of, with_settings
-from fl_impl.specs import split
 
 if TYPE_CHECKING:
     from fl_impl.experiment import Trial

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_seriali
 
 from fl_impl.aggregators import resolve as resolve_aggregator
 from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.common.extras import require
+from fl_impl.common.specs import nearest, parse
 from fl_impl.compression import resolve as resolve_compression
 from fl_impl.data import partition
-from fl_impl.extras import require
 from fl_impl.server import server_optimizer
-from fl_impl.specs import nearest, parse
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator

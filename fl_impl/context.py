@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fl_impl.clients import SimulatedClient
-from fl_impl.randomness import generator
+from fl_impl.common.randomness import generator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fl_impl.extras import require
+from fl_impl.common.extras import require
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,11 +16,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from fl_impl.common.randomness import torch_seed
+from fl_impl.common.registry import Registry
+from fl_impl.common.specs import import_attribute
 from fl_impl.data.labelled import Array, Dataset
 from fl_impl.parameters import Layout, Vector, layout_of, to_vector
-from fl_impl.randomness import torch_seed
-from fl_impl.registry import Registry
-from fl_impl.specs import import_attribute
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SMALL: Final = 1_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fl_impl.extras import require
+from fl_impl.common.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.registry import Registry
+from fl_impl.common.registry import Registry
 
 Array = npt.NDArray[np.float64]
 State = Mapping[str, Array]

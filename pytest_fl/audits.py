@@ -168,7 +168,7 @@ def _closeness(bound: Bound) -> float:
 
 
 def _refuse_unknown(names: Iterable[str], known: Iterable[str]) -> None:
-    from fl_impl.specs import nearest  # noqa: PLC0415  # fl_impl is loaded when a check is chosen
+    from fl_impl.common.specs import nearest  # noqa: PLC0415  # fl_impl is loaded when a check is chosen
 
     for name in names:
         if name not in set(known):

@@ -41,7 +41,7 @@ def fraction(raw: Any) -> float:
 
 def names(raw: Any) -> tuple[str, ...]:
     """Read spec strings, a sequence of them or one text with commas between (those inside parentheses do not count)."""
-    from fl_impl.specs import split  # noqa: PLC0415  # only a run that names a rule or an attack pays for fl_impl
+    from fl_impl.common.specs import split  # noqa: PLC0415  # only a run that names a rule or an attack pays for fl_impl
 
     parts = split(raw, ",") if isinstance(raw, str) else raw
     found = tuple(part.strip() for part in parts if isinstance(part, str)) if isinstance(parts, Sequence) else ()
@@ -69,7 +69,7 @@ def text(raw: Any) -> str:
 
 
 def _nearest(wrong: object, known: Iterable[str]) -> str:
-    from fl_impl.specs import nearest  # noqa: PLC0415  # a mistake is rare
+    from fl_impl.common.specs import nearest  # noqa: PLC0415  # a mistake is rare
 
     return nearest(str(wrong), known)
 

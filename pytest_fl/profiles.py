@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from fl_impl.specs import lookup
+from fl_impl.common.specs import lookup
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.specs import lookup
+from fl_impl.common.specs import lookup
 
 Kappa = Callable[[int, int], float]
 Floats = npt.NDArray[np.float64]

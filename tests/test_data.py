@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from fl_impl.common.randomness import generator
 from fl_impl.data import Dataset, deal, load, partition, split
 from fl_impl.data.partitions import DRAWS
-from fl_impl.randomness import generator
 
 DIGITS = load("digits")
 

@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fl_impl import ClientUpdate, FederatedLearningCoordinator, FLConfig, make_clients
 from fl_impl.aggregators import ALL, resolve
+from fl_impl.common.randomness import generator
 from fl_impl.flower import RobustStrategy, byzantine_mod, run_app
 from fl_impl.flower.backend import portable
 from fl_impl.flower.fleet import Fleet
@@ -24,7 +25,6 @@ from fl_impl.flower.inline import inline
 from fl_impl.flower.mod import byzantine_clients
 from fl_impl.flower.node import client_app
 from fl_impl.flower.records import form_of, unpacked
-from fl_impl.randomness import generator
 from fl_impl.stages import train
 
 D = 7

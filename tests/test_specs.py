@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_impl.specs import Spec, import_attribute, lookup, nearest, parse, split
+from fl_impl.common.specs import Spec, import_attribute, lookup, nearest, parse, split
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_lookup_names_the_nearest():
 
 def test_import_attribute():
     assert import_attribute("math:pi") == math.pi
-    assert import_attribute("fl_impl.specs:Spec.__init__") is Spec.__init__
+    assert import_attribute("fl_impl.common.specs:Spec.__init__") is Spec.__init__
     with pytest.raises(ValueError, match="cannot import module 'no_such_module'"):
         import_attribute("no_such_module:x")
     with pytest.raises(ValueError, match="module 'math' has no attribute 'tau2'"):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fl_impl.aggregators.inputs import as_inputs, as_rows, as_vector
 from fl_impl.aggregators.screening import screened
-from fl_impl.specs import nearest
+from fl_impl.common.specs import nearest
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.inputs import Matrix

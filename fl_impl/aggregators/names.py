@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from fl_impl import specs
 from fl_impl.aggregators.claims import Aggregator, PreAggregator
 from fl_impl.aggregators.registry import ALL, PRE
+from fl_impl.common import specs
 
 ALIASES: Final = {
     "fedavg": "mean",

@@ -18,7 +18,7 @@ from fl_impl.aggregators.claims import (
 from fl_impl.aggregators.kernels import combine, combine_rows
 from fl_impl.aggregators.ranks import Ranks, mean_of_ranks
 from fl_impl.aggregators.screening import measured
-from fl_impl.specs import nearest
+from fl_impl.common.specs import nearest
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.inputs import Matrix

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fl_impl.attacks import adaptive, data, distances, learnt, mimicry, protocol, updates
 from fl_impl.attacks.claims import Attack, attack
-from fl_impl.specs import import_attribute, lookup, parse, split
+from fl_impl.common.specs import import_attribute, lookup, parse, split
 
 __all__ = ["ALL", "Attack", "ByzantineAttack", "attack", "resolve"]
 

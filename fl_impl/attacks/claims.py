@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.registry import options_of
-from fl_impl.specs import nearest
+from fl_impl.common.registry import options_of
+from fl_impl.common.specs import nearest
 
 if TYPE_CHECKING:
     from fl_impl.data.labelled import Dataset

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 
+from fl_impl.common.specs import import_attribute, nearest, parse, split
 from fl_impl.compression.codecs import CODECS, Codec, Vector
 from fl_impl.compression.wire import pack, size, unpack
-from fl_impl.specs import import_attribute, nearest, parse, split
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from fl_impl.common.randomness import generator
+from fl_impl.common.registry import Registry
 from fl_impl.data.labelled import Array, Dataset
-from fl_impl.randomness import generator
-from fl_impl.registry import Registry
 
 partition: Registry[Any] = Registry("a partition")
 """Functions (data, num_clients, rng) -> list of row arrays; those decorated with it are known by their names."""

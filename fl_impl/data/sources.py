@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from fl_impl.common.registry import Registry
 from fl_impl.data.labelled import Array, Dataset
-from fl_impl.registry import Registry
 
 dataset: Registry[Any] = Registry("a data set")
 """Functions () -> Dataset; those decorated with it are known by their names."""

@@ -15,9 +15,9 @@ from flwr.supercore import log
 from fl_impl.aggregators import resolve as resolve_rule
 from fl_impl.attacks import resolve
 from fl_impl.clients import ClientUpdate
+from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
 from fl_impl.flower.records import Floats, Form, form_of, unpacked
-from fl_impl.randomness import generator
 
 if TYPE_CHECKING:
     from fl_impl.attacks import Attack

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from fl_impl.extras import require
+from fl_impl.common.extras import require
 
 SILENCE: Final = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 """What keeps Flower and Ray from calling home; a value that the user set stays."""

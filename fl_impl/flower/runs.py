@@ -16,9 +16,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import Result, Strategy
 
+from fl_impl.common.specs import import_attribute
 from fl_impl.flower.inline import RUN, ClientCall, inline
 from fl_impl.flower.mod import byzantine_mod, round_of
-from fl_impl.specs import import_attribute
 
 ROUNDS: Final = "num-server-rounds"
 """The run-config key of Flower's templates for the number of rounds."""

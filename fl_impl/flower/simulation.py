@@ -14,7 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from fl_impl.extras import require
+from fl_impl.common.extras import require
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp

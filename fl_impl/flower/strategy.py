@@ -14,9 +14,9 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import log
 
 from fl_impl.aggregators import resolve
+from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
 from fl_impl.flower.records import Floats, Form, form_of
-from fl_impl.randomness import generator
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl_impl.extras import require
+from fl_impl.common.extras import require
+from fl_impl.common.specs import nearest
 from fl_impl.lora.factors import Factors, Module, Shape
-from fl_impl.specs import nearest
 
 if TYPE_CHECKING:
     from fl_impl.lora.bases import Base

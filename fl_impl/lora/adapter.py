@@ -14,6 +14,7 @@ import numpy as np
 
 from fl_impl.assaults import Assault
 from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
 from fl_impl.lora.adapted import adapt, initial
 from fl_impl.lora.bases import load_base
@@ -23,7 +24,6 @@ from fl_impl.lora.product import refactored, stack
 from fl_impl.lora.rounds import Plan, Space, State, run_round
 from fl_impl.lora.training import Judged, Recipe, judge
 from fl_impl.metrics import FLMetrics, RoundResult
-from fl_impl.randomness import generator
 
 if TYPE_CHECKING:
     from fl_impl.lora.factors import Factors

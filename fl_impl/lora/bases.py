@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from fl_impl.extras import require
-from fl_impl.registry import Registry
-from fl_impl.specs import nearest
+from fl_impl.common.extras import require
+from fl_impl.common.registry import Registry
+from fl_impl.common.specs import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

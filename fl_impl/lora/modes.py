@@ -9,9 +9,9 @@ from typing import Final, Literal
 import numpy as np
 
 from fl_impl.aggregators import Aggregator, resolve
+from fl_impl.common.specs import nearest, split
 from fl_impl.lora.factors import Array, Factors, Module, Shape, zeros
 from fl_impl.lora.product import Reals, refactored, stack
-from fl_impl.specs import nearest, split
 
 Trains = Literal["AB", "A", "B"]
 Claim = Literal["mean", "truncated", "biased"]

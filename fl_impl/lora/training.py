@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fl_impl.clients import ClientUpdate
-from fl_impl.randomness import generator
+from fl_impl.common.randomness import generator
 
 if TYPE_CHECKING:
     from fl_impl.lora.adapted import Adapted, Flat

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import numpy as np
 from scipy.optimize import brentq
 
-from fl_impl.extras import require
+from fl_impl.common.extras import require
 from fl_impl.privacy.analytic import gaussian_epsilon, gaussian_noise
 
 if TYPE_CHECKING:

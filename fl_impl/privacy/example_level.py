@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl_impl.extras import require
+from fl_impl.common.extras import require
 from fl_impl.privacy.mechanisms import Gaussian
 from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness
 

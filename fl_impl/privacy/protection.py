@@ -10,14 +10,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from fl_impl.common.randomness import generator
+from fl_impl.common.specs import lookup
 from fl_impl.compression import Compression, Exchange, RandK, exchange, of_round, resolve
 from fl_impl.privacy.accounting import Budget
 from fl_impl.privacy.clipping import clip
 from fl_impl.privacy.combinations import check_combination
 from fl_impl.privacy.mechanisms import MECHANISMS, LocalGaussian
 from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness
-from fl_impl.randomness import generator
-from fl_impl.specs import lookup
 
 Rows = npt.NDArray[Any]
 Rule = Callable[..., Any]

@@ -66,7 +66,7 @@ def _found(aggregator: object) -> Subject:
 
 def _spec(text: str) -> Subject:
     """A rule of fl_impl by name, or what stands at `module:name`, `module:name(option=1)`, `module:step|module:rule`."""
-    from fl_impl.specs import split  # noqa: PLC0415  # fl_impl is loaded when a rule is needed, not when the plugin is
+    from fl_impl.common.specs import split  # noqa: PLC0415  # fl_impl is loaded when a rule is needed, not when the plugin is
 
     parts = split(text, "|")
     if not all(":" in part.partition("(")[0] for part in parts):
@@ -77,7 +77,7 @@ def _spec(text: str) -> Subject:
 
 def _imported(text: str) -> object:
     """What stands at `module:name`; with arguments, a `functools.partial` that binds them."""
-    from fl_impl import specs  # noqa: PLC0415  # see above
+    from fl_impl.common import specs  # noqa: PLC0415  # see above
 
     if "(" not in text:
         return specs.import_attribute(text)
@@ -108,7 +108,7 @@ def _function_of(name: str, function: Any, arguments: str, *example: int) -> Any
 
 def _known(symmetries: Iterable[str]) -> frozenset[str]:
     from fl_impl.aggregators.claims import SYMMETRIES  # noqa: PLC0415  # see above
-    from fl_impl.specs import nearest  # noqa: PLC0415  # see above
+    from fl_impl.common.specs import nearest  # noqa: PLC0415  # see above
 
     names = frozenset([symmetries] if isinstance(symmetries, str) else symmetries)
     for name in sorted(names - SYMMETRIES):

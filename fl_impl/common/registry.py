@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from fl_impl.specs import lookup, nearest, parse
+from fl_impl.common.specs import lookup, nearest, parse
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pytest_fl.cases import Case, conformance
     from pytest_fl.checks import Bound, Check, check
     from pytest_fl.checks.federation import accuracy_kept, descent
-    from pytest_fl.failures import CheckFailed
     from pytest_fl.parts import Accountant, Compressor, Mechanism, SecureAggregation
-    from pytest_fl.report import Report
-    from pytest_fl.results import Row
+    from pytest_fl.reporting.failures import CheckFailed
+    from pytest_fl.reporting.report import Report
+    from pytest_fl.reporting.results import Row
     from pytest_fl.round import Round
     from pytest_fl.runner import replay, verify
     from pytest_fl.strategies import byzantine_updates, honest_updates, rounds
@@ -61,10 +61,10 @@ HOMES: Final = {
     "cases": ("Case", "conformance"),
     "checks": ("Bound", "Check", "check"),
     "checks.federation": ("accuracy_kept", "descent"),
-    "failures": ("CheckFailed",),
+    "reporting.failures": ("CheckFailed",),
     "parts": ("Accountant", "Compressor", "Mechanism", "SecureAggregation"),
-    "report": ("Report",),
-    "results": ("Row",),
+    "reporting.report": ("Report",),
+    "reporting.results": ("Row",),
     "round": ("Round",),
     "runner": ("replay", "verify"),
     "strategies": ("byzantine_updates", "honest_updates", "rounds"),

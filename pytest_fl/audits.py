@@ -14,14 +14,14 @@ from typing import Any, Final, TypeVar, get_args
 import numpy as np
 import pytest
 
-from pytest_fl import current
 from pytest_fl.checks import Bound
-from pytest_fl.failures import CheckFailed
 from pytest_fl.guard import Misbehaved, within
 from pytest_fl.parts import Part
 from pytest_fl.parts_ours import as_part
-from pytest_fl.report import Report
-from pytest_fl.results import Row
+from pytest_fl.reporting import current
+from pytest_fl.reporting.failures import CheckFailed
+from pytest_fl.reporting.report import Report
+from pytest_fl.reporting.results import Row
 
 P = TypeVar("P", bound=Part)
 Judge = Callable[[Any, np.random.Generator], Iterable[Bound]]

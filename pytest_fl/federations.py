@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_fl.current import RUN
 from pytest_fl.knobs import value
-from pytest_fl.runs import NO_ATTACK, Run
+from pytest_fl.reporting.current import RUN
+from pytest_fl.reporting.runs import NO_ATTACK, Run
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_fl import benchmarks, current, fixtures, flower_app, knobs
+from pytest_fl import benchmarks, fixtures, flower_app, knobs
+from pytest_fl.reporting import current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_fl.report import Report
+    from pytest_fl.reporting.report import Report
 
 MULTIPLIED: Final = ("aggregator", "attack")
 """Knobs that name several things: a test that uses the fixture runs once for each."""
@@ -109,10 +110,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     report, told = config.stash.get(REPORT, (None, []))
     if report is None or not (report.rows or report.runs or told):
         return
-    from pytest_fl.report import lines  # noqa: PLC0415  # loaded by now
+    from pytest_fl.reporting.tables import lines  # noqa: PLC0415  # loaded by now
 
     terminalreporter.write_sep("=", "federated learning under attack")
-    for line, bad in lines(report):
+    for line, bad in lines(report.rows, report.runs):
         terminalreporter.write_line(line, red=bad)
     for line in told:
         terminalreporter.write_line(line)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_fl.current import ROW, RUN
-from pytest_fl.report import Report
-from pytest_fl.results import Row
-from pytest_fl.runs import Run
+from pytest_fl.reporting.current import ROW, RUN
+from pytest_fl.reporting.report import Report
+from pytest_fl.reporting.results import Row
+from pytest_fl.reporting.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,8 +18,8 @@ import fl_impl.attacks
 import pytest_fl.adapters
 import pytest_fl.cases
 import pytest_fl.checks
-import pytest_fl.page
 import pytest_fl.plugin
+import pytest_fl.reporting.page
 import pytest_fl.runner
 import pytest_fl.summary
 

@@ -176,7 +176,7 @@ def test_it_costs_nothing_until_it_is_used(pytester):
         import sys
 
         def pytest_unconfigure():
-            assert not {"torch", "numpy", "hypothesis", "fl_impl", "pytest_fl.page"} & set(sys.modules)
+            assert not {"torch", "numpy", "hypothesis", "fl_impl", "pytest_fl.reporting.page"} & set(sys.modules)
     """)
     result = pytester.runpytest_subprocess("-p", "pytest_fl.plugin", "-v")
     assert result.ret == 0, result.stderr.str()

@@ -8,9 +8,9 @@ import pytest
 
 LEAVE = """
     import pytest
-    from pytest_fl import current
-    from pytest_fl.results import Row
-    from pytest_fl.runs import Run
+    from pytest_fl.reporting import current
+    from pytest_fl.reporting.results import Row
+    from pytest_fl.reporting.runs import Run
 
     def leave(**figures):
         row = Row(claim="It holds.", seconds=0.25, **figures)
@@ -146,7 +146,7 @@ def test_of_a_test_that_is_run_again_only_the_last_row_counts(run, pytester):
 @pytest.mark.usefixtures("run")
 def test_no_item_outside_a_test(pytester):
     pytester.makepyfile("""
-        from pytest_fl import current
+        from pytest_fl.reporting import current
 
         assert current.item.get() is None
 
@@ -161,7 +161,7 @@ def test_no_item_outside_a_test(pytester):
 
 def test_storage_is_ignored_by_git(run, pytester):
     pytester.makepyfile("""
-        from pytest_fl import current
+        from pytest_fl.reporting import current
 
         def test_it():
             (current.storage() / "round.npz").write_bytes(b"")

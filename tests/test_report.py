@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pytest_fl import Report, Round, Row
-from pytest_fl.failures import READABLE, CheckFailed, describe, facts
-from pytest_fl.plot import Mark, worst_cases
-from pytest_fl.report import closest, lines
-from pytest_fl.runs import Run
+from pytest_fl.reporting.failures import READABLE, CheckFailed, describe, facts
+from pytest_fl.reporting.plot import Mark, worst_cases
+from pytest_fl.reporting.runs import Run
+from pytest_fl.reporting.tables import closest, lines
 
 CLAIMS = {
     "exactness": "n - f equal rows come back as that row.",
@@ -75,7 +75,7 @@ def test_passed_means_that_nothing_failed():
 
 
 def test_table():
-    shown = [line for line, _ in lines(REPORT)]
+    shown = [line for line, _ in lines(REPORT.rows, REPORT.runs)]
     assert shown == [
         "aggregator  passed  failed  xfailed  unclaimed  closest  check        measured  kappa  f/(n-2f)  seconds",
         "krum             3       0        1          0     0.98  coefficient      1.96      2       0.5      2.0",
@@ -89,7 +89,7 @@ def test_table():
         "regression  sign_flip      20       10  2                   passed",
         "2 aggregators: 4 passed, 2 failed, 1 failed as expected, 1 not claimed; 6 federations",
     ]
-    assert [line.split()[0] for line, bad in lines(REPORT) if bad] == ["mine", "mean", "2"]
+    assert [line.split()[0] for line, bad in lines(REPORT.rows, REPORT.runs) if bad] == ["mine", "mean", "2"]
 
 
 def test_a_rule_far_from_every_limit_is_close_to_none():
@@ -100,7 +100,7 @@ def test_a_rule_far_from_every_limit_is_close_to_none():
 
 
 def test_the_order_of_rows_does_not_matter():
-    assert lines(Report(REPORT.rows[::-1], REPORT.runs[::-1])) == lines(REPORT)
+    assert lines(REPORT.rows[::-1], REPORT.runs[::-1]) == lines(REPORT.rows, REPORT.runs)
 
 
 def test_str_is_the_table_and_each_failure():

@@ -28,7 +28,7 @@ class Current:
     """Leaves one row, as JSON, with the item."""
 
 
-item: Final[ContextVar[Current | None]] = ContextVar("pytest_fl.current.item", default=None)
+item: Final[ContextVar[Current | None]] = ContextVar("pytest_fl.reporting.current.item", default=None)
 
 
 def storage(rootdir: Path | None = None) -> Path:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from pytest_fl.failures import describe
-from pytest_fl.plot import CSS as PLOT_CSS
-from pytest_fl.plot import Mark, worst_cases
-from pytest_fl.report import RUN_COLUMNS, WORDS, coefficients, grouped, number, run_cells, verdict
+from pytest_fl.reporting.failures import describe
+from pytest_fl.reporting.plot import CSS as PLOT_CSS
+from pytest_fl.reporting.plot import Mark, worst_cases
+from pytest_fl.reporting.tables import RUN_COLUMNS, WORDS, coefficients, grouped, number, run_cells, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_fl.report import Report
-    from pytest_fl.results import Row
-    from pytest_fl.runs import Run
+    from pytest_fl.reporting.results import Row
+    from pytest_fl.reporting.runs import Run
 
 CSS: Final = """
 :root { color-scheme: light dark; --ink: #1b1f24; --faint: #6a737d; --line: #d8dee4; --paper: #fff; --tint: 86%;
@@ -57,14 +56,15 @@ LEGEND: Final = (
 )
 
 
-def page(report: Report) -> str:
-    """The HTML of a report."""
-    title = escape("All claims hold" if report.passed else f"Claims broken: {len(report.failures)}")
-    sections = [_grid(report.rows), _bounds(report.rows), _federations(report.runs), _counterexamples(report.failures)]
+def page(rows: Sequence[Row], runs: Sequence[Run]) -> str:
+    """The HTML of a report of these rows and federations."""
+    failures = [row for row in rows if row.outcome == "failed"]
+    title = escape(f"Claims broken: {len(failures)}" if failures else "All claims hold")
+    sections = [_grid(rows), _bounds(rows), _federations(runs), _counterexamples(failures)]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>pytest-fl: {title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{CSS}{PLOT_CSS}</style></head>\n'
-        f"<body><h1>{title}</h1><p>{escape(verdict(report))}</p>\n{''.join(sections)}</body></html>\n"
+        f"<body><h1>{title}</h1><p>{escape(verdict(rows, runs))}</p>\n{''.join(sections)}</body></html>\n"
     )
 
 

@@ -1,69 +1,16 @@
-"""The report: everything that was found, as a terminal table, Markdown, JSON or a page; pure functions of the rows."""
+"""Rows and runs as tables: the one sentence, a line a subject, a line a federation; pure functions."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from pytest_fl.results import Row
-    from pytest_fl.runs import Run
+    from collections.abc import Iterable, Mapping, Sequence, Sized
 
-
-@dataclass(frozen=True)
-class Report:
-    """All rows of one or more subjects, and the federations that were run beside them."""
-
-    rows: tuple[Row, ...] = ()
-    runs: tuple[Run, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether no check failed. Expected failures and claims that nobody makes do not count against it."""
-        return not any(row.outcome == "failed" for row in self.rows)
-
-    @property
-    def failures(self) -> tuple[Row, ...]:
-        """The rows that failed."""
-        return tuple(row for row in self.rows if row.outcome == "failed")
-
-    def __str__(self) -> str:
-        """The tables as the terminal shows them, then each failure in full."""
-        from pytest_fl.failures import describe  # noqa: PLC0415  # failures are rare
-
-        tables = [line for line, _ in lines(self)]
-        return "\n".join([*tables, *(f"\n{describe(row)}" for row in self.failures)])
-
-    def to_json(self) -> str:
-        """Strict JSON: numbers that JSON lacks are written as the strings "inf", "-inf" and "nan"."""
-        rows = [{**asdict(row), "closeness": row.closeness} for row in self.rows]
-        content = {"passed": self.passed, "rows": rows, "federations": [asdict(run) for run in self.runs]}
-        return json.dumps(_strict(content), indent=1, allow_nan=False)
-
-    def to_markdown(self) -> str:
-        """The tables and the failures, for a job summary or a pull request."""
-        from pytest_fl.failures import describe  # noqa: PLC0415  # failures are rare
-
-        parts = [f"## {verdict(self)}"]
-        if self.rows:
-            parts.append(_markdown(CHECK_COLUMNS, check_cells(self.rows)))
-        if self.runs:
-            parts += ["### Federations", _markdown(RUN_COLUMNS, run_cells(self.runs))]
-        for row in self.failures:
-            summary = f"<details><summary>{row.subject}: {row.check}</summary>"
-            parts.append(f"{summary}\n\n```\n{describe(row)}\n```\n\n</details>")
-        return "\n\n".join(parts) + "\n"
-
-    def to_html(self) -> str:
-        """One self-contained page: the grid of subjects and checks, worst case against bound, counterexamples."""
-        from pytest_fl.page import page  # noqa: PLC0415  # only who asks for the page pays for it
-
-        return page(self)
-
+    from pytest_fl.reporting.results import Row
+    from pytest_fl.reporting.runs import Run
 
 OUTCOMES: Final = {
     "passed": "passed",
@@ -81,13 +28,13 @@ WORDS: Final = ("aggregator", "check", "attack", "test")
 """Columns of text; all others are numbers and stand to the right."""
 
 
-def verdict(report: Report) -> str:
+def verdict(rows: Sequence[Row], runs: Sequence[Run]) -> str:
     """The one sentence: how many rules, and all four outcomes counted."""
-    count = Counter(row.outcome for row in report.rows)
+    count = Counter(row.outcome for row in rows)
     outcomes = ", ".join(f"{count[outcome]} {words}" for outcome, words in OUTCOMES.items())
-    checks = f"{_many('aggregator', {row.subject for row in report.rows})}: {outcomes}" if report.rows else ""
-    runs = _many("federation", report.runs) if report.runs else ""
-    return "; ".join(part for part in (checks, runs) if part) or "no checks ran"
+    checks = f"{_many('aggregator', {row.subject for row in rows})}: {outcomes}" if rows else ""
+    federations = _many("federation", runs) if runs else ""
+    return "; ".join(part for part in (checks, federations) if part) or "no checks ran"
 
 
 def check_cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -112,18 +59,18 @@ def grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def lines(report: Report) -> list[tuple[str, bool]]:
+def lines(rows: Sequence[Row], runs: Sequence[Run]) -> list[tuple[str, bool]]:
     """The tables for a terminal, line by line, and whether a line tells of a failure."""
     found = list[tuple[str, bool]]()
     for title, header, cells, bad in (
-        ("", CHECK_COLUMNS, check_cells(report.rows), lambda cell: cell[2] != "0"),
-        ("federations", RUN_COLUMNS, run_cells(report.runs), lambda cell: cell[-1] == "failed"),
+        ("", CHECK_COLUMNS, check_cells(rows), lambda cell: cell[2] != "0"),
+        ("federations", RUN_COLUMNS, run_cells(runs), lambda cell: cell[-1] == "failed"),
     ):
         if cells:
             texts = aligned([header, *cells], [name in WORDS for name in header])
             found += [("", False), (title, False)] if title and found else []
             found += [(texts[0], False), *((text, bad(cell)) for text, cell in zip(texts[1:], cells, strict=True))]
-    return [*found, (verdict(report), bool(report.failures))]
+    return [*found, (verdict(rows, runs), any(row.outcome == "failed" for row in rows))]
 
 
 def aligned(table: Sequence[Sequence[str]], left: Sequence[bool]) -> list[str]:
@@ -174,17 +121,8 @@ def _run(run: Run, clean: Run | None) -> list[str]:
     return [run.aggregator, run.attack, str(run.rounds), str(run.clients), str(run.byzantine), *shown, run.outcome]
 
 
-def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
     rule = ["---" if name in WORDS else "--:" for name in header]
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *escaped))
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value

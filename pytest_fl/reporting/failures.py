@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_fl.results import Row
+    from pytest_fl.reporting.results import Row
     from pytest_fl.round import Round
 
 READABLE: Final = 64

@@ -1,0 +1,76 @@
+"""The report: everything that was found, as a terminal table, Markdown, JSON or a page; pure functions of the rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_fl.reporting import tables
+
+if TYPE_CHECKING:
+    from pytest_fl.reporting.results import Row
+    from pytest_fl.reporting.runs import Run
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows of one or more subjects, and the federations that were run beside them."""
+
+    rows: tuple[Row, ...] = ()
+    runs: tuple[Run, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed. Expected failures and claims that nobody makes do not count against it."""
+        return not any(row.outcome == "failed" for row in self.rows)
+
+    @property
+    def failures(self) -> tuple[Row, ...]:
+        """The rows that failed."""
+        return tuple(row for row in self.rows if row.outcome == "failed")
+
+    def __str__(self) -> str:
+        """The tables as the terminal shows them, then each failure in full."""
+        from pytest_fl.reporting.failures import describe  # noqa: PLC0415  # failures are rare
+
+        shown = [line for line, _ in tables.lines(self.rows, self.runs)]
+        return "\n".join([*shown, *(f"\n{describe(row)}" for row in self.failures)])
+
+    def to_json(self) -> str:
+        """Strict JSON: numbers that JSON lacks are written as the strings "inf", "-inf" and "nan"."""
+        rows = [{**asdict(row), "closeness": row.closeness} for row in self.rows]
+        content = {"passed": self.passed, "rows": rows, "federations": [asdict(run) for run in self.runs]}
+        return json.dumps(_strict(content), indent=1, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """The tables and the failures, for a job summary or a pull request."""
+        from pytest_fl.reporting.failures import describe  # noqa: PLC0415  # failures are rare
+
+        parts = [f"## {tables.verdict(self.rows, self.runs)}"]
+        if self.rows:
+            parts.append(tables.markdown(tables.CHECK_COLUMNS, tables.check_cells(self.rows)))
+        if self.runs:
+            parts += ["### Federations", tables.markdown(tables.RUN_COLUMNS, tables.run_cells(self.runs))]
+        for row in self.failures:
+            summary = f"<details><summary>{row.subject}: {row.check}</summary>"
+            parts.append(f"{summary}\n\n```\n{describe(row)}\n```\n\n</details>")
+        return "\n\n".join(parts) + "\n"
+
+    def to_html(self) -> str:
+        """One self-contained page: the grid of subjects and checks, worst case against bound, counterexamples."""
+        from pytest_fl.reporting.page import page  # noqa: PLC0415  # only who asks for the page pays for it
+
+        return page(self.rows, self.runs)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pytest_fl.cases import Case, conformance
     from pytest_fl.checks import Bound, Check, check
     from pytest_fl.checks.federation import accuracy_kept, descent
-    from pytest_fl.parts import Accountant, Compressor, Mechanism, SecureAggregation
     from pytest_fl.reporting.failures import CheckFailed
     from pytest_fl.reporting.report import Report
     from pytest_fl.reporting.results import Row
-    from pytest_fl.round import Round
     from pytest_fl.runner import replay, verify
     from pytest_fl.strategies import byzantine_updates, honest_updates, rounds
-    from pytest_fl.subjects import Subject
+    from pytest_fl.subjects.parts import Accountant, Compressor, Mechanism, SecureAggregation
+    from pytest_fl.subjects.round import Round
+    from pytest_fl.subjects.subject import Subject
 
 __all__ = [
     "Accountant",
@@ -62,13 +62,13 @@ HOMES: Final = {
     "checks": ("Bound", "Check", "check"),
     "checks.federation": ("accuracy_kept", "descent"),
     "reporting.failures": ("CheckFailed",),
-    "parts": ("Accountant", "Compressor", "Mechanism", "SecureAggregation"),
+    "subjects.parts": ("Accountant", "Compressor", "Mechanism", "SecureAggregation"),
     "reporting.report": ("Report",),
     "reporting.results": ("Row",),
-    "round": ("Round",),
+    "subjects.round": ("Round",),
     "runner": ("replay", "verify"),
     "strategies": ("byzantine_updates", "honest_updates", "rounds"),
-    "subjects": ("Subject",),
+    "subjects.subject": ("Subject",),
 }
 """Module -> the public names that it defines. No name is a module's: importing that module would replace it."""
 

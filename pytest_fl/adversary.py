@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_fl.adapters import as_subject
-from pytest_fl.coefficient import rounding
 from pytest_fl.colluders import COLLUDERS
-from pytest_fl.guard import Misbehaved, Rule
-from pytest_fl.theory import all_worst_inputs, lower_bound
+from pytest_fl.oracles.coefficient import rounding
+from pytest_fl.oracles.theory import all_worst_inputs, lower_bound
+from pytest_fl.subjects.guard import Misbehaved, Rule
 
 Floats = npt.NDArray[np.float64]
 CHAINS = 16

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from pytest_fl.checks import Bound
-from pytest_fl.guard import Misbehaved, within
-from pytest_fl.parts import Part
 from pytest_fl.parts_ours import as_part
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import CheckFailed
 from pytest_fl.reporting.report import Report
 from pytest_fl.reporting.results import Row
+from pytest_fl.subjects.guard import Misbehaved, within
+from pytest_fl.subjects.parts import Part
 
 P = TypeVar("P", bound=Part)
 Judge = Callable[[Any, np.random.Generator], Iterable[Bound]]
@@ -86,7 +86,7 @@ def audit_report(part: object, *, expected_failures: Mapping[str, str] | None = 
 def audit(*parts: object, expected_failures: Mapping[str, str] | None = None) -> pytest.MarkDecorator:
     """Parametrise `def test_mine(check): check()` over every check of each part.
 
-    `parts`: a `Mechanism`, `Accountant`, `Compressor` or `SecureAggregation` of `pytest_fl.parts`, or what `as_part`
+    `parts`: a `Mechanism`, `Accountant`, `Compressor` or `SecureAggregation` of `pytest_fl.subjects.parts`, or what `as_part`
     takes. Raises ValueError for none, and for the name of an expected failure that is no check of theirs.
     """
     subjects = [as_part(part) for part in parts]

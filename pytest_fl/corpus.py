@@ -14,12 +14,12 @@ import numpy as np
 
 from pytest_fl.clouds import CLOUDS, TIED, Cloud, gaussian
 from pytest_fl.colluders import COLLUDERS, identical_far
-from pytest_fl.grid import grid
-from pytest_fl.round import Round, Updates
+from pytest_fl.subjects.grid import grid
+from pytest_fl.subjects.round import Round, Updates
 
 if TYPE_CHECKING:
-    from pytest_fl.guard import Rule
-    from pytest_fl.profiles import Profile
+    from pytest_fl.subjects.guard import Rule
+    from pytest_fl.subjects.profiles import Profile
 
 T = TypeVar("T")
 POSITIONS: Final = ("first", "last", "middle", "spread", "random")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.attacks import Attack
     from fl_impl.clients import SimulatedClient
-    from pytest_fl.round import Round
+    from pytest_fl.subjects.round import Round
 
 DIMENSION: Final = 64
 """Of `fl_round`: enough for directions to matter, little enough to print."""
@@ -84,7 +84,7 @@ def fl_round(request: pytest.FixtureRequest, fl_attack: Attack | None) -> Round:
     import numpy as np  # noqa: PLC0415  # only who asks for a round pays for it
 
     from fl_impl.config import byzantine_count  # noqa: PLC0415  # the same
-    from pytest_fl.round import Round  # noqa: PLC0415  # the same
+    from pytest_fl.subjects.round import Round  # noqa: PLC0415  # the same
 
     n = value("clients", request.config, request.node)
     f = byzantine_count(value("byzantine", request.config, request.node), n)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pytest_fl.adapters import flower_calls
-from pytest_fl.parts import Mechanism, SecureAggregation, Updates
+from pytest_fl.subjects.parts import Mechanism, SecureAggregation, Updates
 
 
 def clipping_wrapper(wrapper: Any) -> Mechanism:

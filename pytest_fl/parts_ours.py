@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
-from pytest_fl.parts import (
+from pytest_fl.subjects.parts import (
     Accountant,
     Adapter,
     AdapterAggregation,
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from fl_impl.compression import Compression
 
 EXPECTED = (
-    f"expected a {', '.join(kind.__name__ for kind in get_args(Part))} of pytest_fl.parts, or a mechanism or a compression of "
-    "fl_impl"
+    f"expected a {', '.join(kind.__name__ for kind in get_args(Part))} of pytest_fl, or a mechanism or a compression of fl_impl"
 )
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_fl.grid import grid
-from pytest_fl.guard import Misbehaved, Rule
+from pytest_fl.subjects.grid import grid
+from pytest_fl.subjects.guard import Misbehaved, Rule
 
 if TYPE_CHECKING:
-    from pytest_fl.round import Round
+    from pytest_fl.subjects.round import Round
 
 
 def in_its_precision(rule: Rule, round_: Round) -> Round:

@@ -18,18 +18,18 @@ import numpy as np
 from pytest_fl.adapters import as_subject
 from pytest_fl.adversary import hunt
 from pytest_fl.checks import Bound, Check, all_checks
-from pytest_fl.grid import grid
-from pytest_fl.guard import Hung, Misbehaved, Rule
 from pytest_fl.precision import in_its_precision
-from pytest_fl.profiles import Profile, profile_named
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import facts
 from pytest_fl.reporting.report import Report
 from pytest_fl.reporting.results import Row
-from pytest_fl.round import Round
 from pytest_fl.shrink import shrink
 from pytest_fl.strategies import SEARCHES
-from pytest_fl.subjects import Subject
+from pytest_fl.subjects.grid import grid
+from pytest_fl.subjects.guard import Hung, Misbehaved, Rule
+from pytest_fl.subjects.profiles import Profile, profile_named
+from pytest_fl.subjects.round import Round
+from pytest_fl.subjects.subject import Subject
 
 
 def verify(

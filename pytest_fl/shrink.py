@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pytest_fl.round import STORED, Round
+from pytest_fl.subjects.round import STORED, Round
 
 ATTEMPTS = 400
 SECONDS = 3.0

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from hypothesis import strategies as st
 
-from pytest_fl.round import Round, Updates
+from pytest_fl.subjects.round import Round, Updates
 
 Strategy: TypeAlias = st.SearchStrategy[Any]
 SIZES = (1.0, 1e-3, 1e3, 1e6)

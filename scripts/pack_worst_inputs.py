@@ -1,4 +1,4 @@
-"""Pack the worst inputs found (../shared/theory/worst_inputs.json) into pytest_fl/data/worst_inputs.npz.
+"""Pack the worst inputs found (../shared/theory/worst_inputs.json) into pytest_fl/oracles/data/worst_inputs.npz.
 
 Usage: python scripts/pack_worst_inputs.py SOURCE.json
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-TARGET = Path(__file__).parent.parent / "pytest_fl" / "data" / "worst_inputs.npz"
+TARGET = Path(__file__).parent.parent / "pytest_fl" / "oracles" / "data" / "worst_inputs.npz"
 
 
 def pack(source: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pytest_fl import worst_case
-from pytest_fl.theory import RULES
+from pytest_fl.oracles.theory import RULES
 
 PAGE = Path(__file__).parent.parent / "docs" / "worst_cases.md"
 SIZES = ((5, 2), (8, 3), (11, 2), (11, 5))

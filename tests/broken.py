@@ -13,7 +13,7 @@ import numpy as np
 from sound import distances, finite, median_of_sorted, trimmed_mean_by_sort
 
 from pytest_fl import Subject
-from pytest_fl.theory import RULES
+from pytest_fl.oracles.theory import RULES
 
 BROKEN = {}
 """name -> (rule or class of one, checks of which at least one must fail, keywords for `verify`)."""

@@ -11,8 +11,8 @@ import torch
 from fl_impl.aggregators import PRE
 from pytest_fl.adapters import adapter, as_subject
 from pytest_fl.adapters.registry import ADAPTERS
-from pytest_fl.subjects import Subject
-from pytest_fl.theory import RULES
+from pytest_fl.oracles.theory import RULES
+from pytest_fl.subjects.subject import Subject
 
 X = np.random.default_rng(0).normal(size=(11, 5))
 

@@ -5,7 +5,7 @@ import pytest
 from sound import SOUND
 
 from pytest_fl import worst_case
-from pytest_fl.theory import RULES
+from pytest_fl.oracles.theory import RULES
 
 EXACT = {
     "trimmed_mean": "trimmed_mean_by_sort",

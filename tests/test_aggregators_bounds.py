@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from fl_impl import aggregators
 from fl_impl.aggregators import ALL, bounds, resolve
-from pytest_fl import theory
+from pytest_fl.oracles import theory
 
 STORED = {
     "trimmed_mean": "cwtm",

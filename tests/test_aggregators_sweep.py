@@ -14,8 +14,8 @@ from pytest_fl.checks import all_checks
 from pytest_fl.clouds import CLOUDS
 from pytest_fl.colluders import COLLUDERS
 from pytest_fl.corpus import POSITIONS, assemble
-from pytest_fl.guard import Rule
 from pytest_fl.runner import judge
+from pytest_fl.subjects.guard import Rule
 
 PIPES = ("nnm|trimmed_mean", "nnm|coordinate_median", "nnm|krum", "bucketing(size=2)|krum", "arc|geometric_median")
 GENERIC = ("permutation", "scale", "sign", "rotation", "hull", "monotone", "keeps_dtype", "leaves_input_alone")

@@ -12,9 +12,9 @@ from fl_impl.aggregators import ALL
 from pytest_fl import verify
 from pytest_fl.adapters import containers
 from pytest_fl.checks import Bound, all_checks, check
-from pytest_fl.profiles import PROFILES
 from pytest_fl.reporting import current
 from pytest_fl.reporting.results import Row
+from pytest_fl.subjects.profiles import PROFILES
 
 IMPATIENT = replace(PROFILES["default"], call_seconds=0.3)
 PIPES = ("nnm|trimmed_mean", "nnm|krum", "bucketing(size=2)|krum", "arc|geometric_median")

@@ -10,8 +10,8 @@ import pytest
 
 from fl_impl.compression import resolve
 from pytest_fl.audits import audits_of, run_audit
-from pytest_fl.parts import Compressor
 from pytest_fl.parts_ours import as_part
+from pytest_fl.subjects.parts import Compressor
 
 SEEDS = range(50)
 SOUND = ("none", "sparse", "quantize", "int4", "ternary", "sign", "power_sgd", "rand_k(0.2)", "error_feedback|top_k(0.1)")

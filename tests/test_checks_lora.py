@@ -11,8 +11,8 @@ import pytest_fl
 from fl_impl.aggregators import krum
 from fl_impl.lora import MODES, product_rules
 from pytest_fl.audits import audit_report, audits_of
-from pytest_fl.parts import AdapterAggregation
 from pytest_fl.parts_ours import adapters
+from pytest_fl.subjects.parts import AdapterAggregation
 
 PRODUCT_RULES = [*product_rules(), "nnm|krum", "nnm|geometric_median", "bucketing|multi_krum", "arc|geometric_median"]
 

@@ -17,9 +17,9 @@ import pytest_fl
 from fl_impl.privacy import MECHANISMS, Budget, gaussian_delta, gaussian_epsilon, gaussian_noise, spent_epsilon
 from fl_impl.privacy.secure_aggregation.masks import add_mask
 from pytest_fl.audits import AUDITS, audit, audit_report, audits_of, run_audit
-from pytest_fl.parts import Accountant, Mechanism, SecureAggregation
 from pytest_fl.parts_flower import mask_generator
 from pytest_fl.parts_ours import accountant, as_part, secure_aggregation
+from pytest_fl.subjects.parts import Accountant, Mechanism, SecureAggregation
 
 BOUND, Z, EXPECTED = 2.0, 1.5, 8.0
 SEEDS = range(50)

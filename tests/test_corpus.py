@@ -10,12 +10,12 @@ from sound import SOUND
 from pytest_fl import Round, corpus, rounds
 from pytest_fl.clouds import CLOUDS
 from pytest_fl.colluders import COLLUDERS
-from pytest_fl.grid import grid
-from pytest_fl.guard import Rule
-from pytest_fl.profiles import PROFILES, profile_named
 from pytest_fl.shrink import shrink
 from pytest_fl.strategies import unanimous
-from pytest_fl.subjects import Subject
+from pytest_fl.subjects.grid import grid
+from pytest_fl.subjects.guard import Rule
+from pytest_fl.subjects.profiles import PROFILES, profile_named
+from pytest_fl.subjects.subject import Subject
 
 FAMILIES = [
     corpus.unanimous, corpus.many_clients, corpus.many_coordinates, corpus.clouds_and_colluders, corpus.generic,
@@ -69,7 +69,7 @@ def test_dimensions_and_magnitudes_are_covered():
 
 
 def test_truncated_fractions_truncate():
-    from pytest_fl.grid import TRUNCATED
+    from pytest_fl.subjects.grid import TRUNCATED
 
     assert all(int(f / n * n) == f - 1 or int(round(f / n, 2) * n) == f - 1 for n, f in TRUNCATED)
     assert {(round_.n, round_.f) for round_ in family(corpus.many_clients, "thorough")} >= set(TRUNCATED)

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from pytest_fl.guard import Hung, Misbehaved, Rule, as_vector, within
-from pytest_fl.subjects import Subject
+from pytest_fl.subjects.guard import Hung, Misbehaved, Rule, as_vector, within
+from pytest_fl.subjects.subject import Subject
 
 
 def forever():

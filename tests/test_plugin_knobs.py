@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from fl_impl import FLConfig
-from pytest_fl import profiles
 from pytest_fl.knobs import BACKENDS, KNOBS, PROFILES
+from pytest_fl.subjects.subject import profiles
 
 ROOT = Path(__file__).parents[1]
 

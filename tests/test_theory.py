@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from pytest_fl import theory
-from pytest_fl.definitions import DEFINITIONS
+from pytest_fl.oracles import theory
+from pytest_fl.oracles.definitions import DEFINITIONS
 
 ADMISSIBLE = [(n, f) for n in range(3, 30) for f in range(1, (n + 1) // 2)]
 

@@ -16,7 +16,7 @@ from pytest_fl.adapters import ours
 from pytest_fl.adapters.functions import subject
 from pytest_fl.adapters.process import command
 from pytest_fl.adapters.registry import adapted, adapter
-from pytest_fl.subjects import Subject
+from pytest_fl.subjects.subject import Subject
 
 __all__ = ["adapter", "as_subject", "command"]
 
@@ -39,7 +39,7 @@ def as_subject(
     `aggregator`: a function `rule(updates)` or `rule(updates, f)` over numpy, torch, JAX or lists; a class built for
     each f; a configured object; a tuple of pre-aggregators and a rule; a strategy or function of Flower, a rule of
     ByzFL, byzpy or krum; an `Aggregator` of fl_impl; a spec (`"nnm|trimmed_mean"`, `"package.module:attribute"`); a
-    `command`. `claims="krum"` holds it to the constants of `pytest_fl.theory.RULES["krum"]`; what is given beside it
+    `command`. `claims="krum"` holds it to the constants of `pytest_fl.oracles.theory.RULES["krum"]`; what is given beside it
     goes before. Raises ValueError for what is none of these, and for claims of the wrong kind.
     """
     found = _found(aggregator)
@@ -88,7 +88,7 @@ def _imported(text: str) -> object:
 
 
 def _claiming(found: Subject, claims: str) -> Subject:
-    from pytest_fl.theory import rule_theory  # noqa: PLC0415  # the bounds are loaded when somebody claims one
+    from pytest_fl.oracles.theory import rule_theory  # noqa: PLC0415  # the bounds are loaded when somebody claims one
 
     rule, needed = rule_theory(claims), found.min_clients
     return replace(

@@ -8,7 +8,7 @@ from pytest_fl.adapters.functions import refuse_alone, subject
 from pytest_fl.adapters.registry import adapter, classes, unwrapped
 
 if TYPE_CHECKING:
-    from pytest_fl.subjects import Subject
+    from pytest_fl.subjects.subject import Subject
 
 CONVENTIONS: Final = {
     "CoordinateWiseMedian": "lower median (torch.median)",

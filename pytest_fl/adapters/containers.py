@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pytest_fl import guard
-from pytest_fl.subjects import Subject
+from pytest_fl.subjects.subject import Subject, guard
 
 if TYPE_CHECKING:
-    from pytest_fl.subjects import Container
+    from pytest_fl.subjects.subject import Container
 
 Rule = Callable[[Any, int], Any]
 """(updates in the rule's container, f) -> whatever it returns."""

@@ -11,7 +11,7 @@ from pytest_fl.adapters import flower_calls
 from pytest_fl.adapters.functions import named, objects, row_kind
 from pytest_fl.adapters.registry import adapter, classes, origin, unwrapped
 from pytest_fl.adapters.signatures import Fixed, fixed_in, telling
-from pytest_fl.subjects import Subject, majority
+from pytest_fl.subjects.subject import Subject, majority
 
 if TYPE_CHECKING:
     from pytest_fl.adapters.flower_calls import Floats

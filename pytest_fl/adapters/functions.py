@@ -16,7 +16,7 @@ import numpy as np
 from pytest_fl.adapters.containers import FORMS, Form, Rule, find_form, first_accepted, in_form
 from pytest_fl.adapters.registry import origin
 from pytest_fl.adapters.signatures import Fixed, Telling, fixed_in, telling
-from pytest_fl.subjects import Subject, majority
+from pytest_fl.subjects.subject import Subject, majority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -6,7 +6,7 @@ from typing import Final
 
 from pytest_fl.adapters.functions import subject
 from pytest_fl.adapters.registry import adapter, classes, unwrapped
-from pytest_fl.subjects import Subject, majority
+from pytest_fl.subjects.subject import Subject, majority
 
 CONVENTIONS: Final = {
     "Average": (majority, "mean: no defence"),

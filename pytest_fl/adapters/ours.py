@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_fl.adapters.registry import adapter, origin
-from pytest_fl.subjects import Subject, Updates
+from pytest_fl.subjects.subject import Subject, Updates
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.claims import Aggregator
@@ -33,7 +33,7 @@ def of_spec(text: str) -> Subject:
 
 
 def _of(rule: Aggregator) -> Subject:
-    from pytest_fl.theory import RULES  # noqa: PLC0415  # the bounds are loaded when a rule is judged
+    from pytest_fl.oracles.theory import RULES  # noqa: PLC0415  # the bounds are loaded when a rule is judged
 
     return Subject(
         name=rule.spec,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_fl.adapters.registry import adapter
-from pytest_fl.subjects import Subject
+from pytest_fl.subjects.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, TypeVar
 
 from pytest_fl.adapters.signatures import fixed_in
-from pytest_fl.subjects import Subject
+from pytest_fl.subjects.subject import Subject
 
 Adapter = Callable[[Any], Subject | None]
 """Takes what a user handed over; None where it is not one of the package's rules after all."""

@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, overload
 
 if TYPE_CHECKING:
-    from pytest_fl.guard import Rule
-    from pytest_fl.profiles import Profile
-    from pytest_fl.round import Round
-    from pytest_fl.subjects import Subject
+    from pytest_fl.subjects.guard import Rule
+    from pytest_fl.subjects.profiles import Profile
+    from pytest_fl.subjects.round import Round
+    from pytest_fl.subjects.subject import Subject
 
 
 @dataclass(frozen=True)

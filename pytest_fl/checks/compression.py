@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from pytest_fl.audits import audited
 from pytest_fl.checks import Bound, verdict
-from pytest_fl.guard import Misbehaved, as_vector
-from pytest_fl.parts import Compressor
+from pytest_fl.subjects.guard import Misbehaved, as_vector
+from pytest_fl.subjects.parts import Compressor
 
 Reals = npt.NDArray[np.float64]
 Vector = npt.NDArray[np.float32]

@@ -14,11 +14,11 @@ from pytest_fl.checks import Bound, check, verdict
 from pytest_fl.clouds import gaussian, two_clusters
 from pytest_fl.colluders import identical_far
 from pytest_fl.corpus import assemble
-from pytest_fl.grid import grid
-from pytest_fl.guard import Misbehaved, Rule, as_vector, to_float64
-from pytest_fl.profiles import Profile
-from pytest_fl.round import Round, Updates
-from pytest_fl.subjects import Subject
+from pytest_fl.subjects.grid import grid
+from pytest_fl.subjects.guard import Misbehaved, Rule, as_vector, to_float64
+from pytest_fl.subjects.profiles import Profile
+from pytest_fl.subjects.round import Round, Updates
+from pytest_fl.subjects.subject import Subject
 
 
 def ordinary(rule: Rule, profile: Profile) -> Iterator[Round]:

@@ -8,13 +8,13 @@ import numpy as np
 
 from pytest_fl import corpus
 from pytest_fl.checks import Bound, check
-from pytest_fl.coefficient import rounding
-from pytest_fl.definitions import DEFINITIONS
-from pytest_fl.guard import Rule
-from pytest_fl.profiles import Profile
-from pytest_fl.round import Round
-from pytest_fl.subjects import Subject
-from pytest_fl.theory import rule_theory
+from pytest_fl.oracles.coefficient import rounding
+from pytest_fl.oracles.definitions import DEFINITIONS
+from pytest_fl.oracles.theory import rule_theory
+from pytest_fl.subjects.guard import Rule
+from pytest_fl.subjects.profiles import Profile
+from pytest_fl.subjects.round import Round
+from pytest_fl.subjects.subject import Subject
 
 
 def has_definition(subject: Subject) -> str:

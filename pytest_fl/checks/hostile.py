@@ -7,10 +7,10 @@ import numpy as np
 from pytest_fl import corpus
 from pytest_fl.checks import Bound, check, verdict
 from pytest_fl.checks.robustness import is_robust, promises
-from pytest_fl.coefficient import deviation
-from pytest_fl.guard import Misbehaved, Rule, to_float64
-from pytest_fl.round import Round
-from pytest_fl.theory import most_of_any_rule
+from pytest_fl.oracles.coefficient import deviation
+from pytest_fl.oracles.theory import most_of_any_rule
+from pytest_fl.subjects.guard import Misbehaved, Rule, to_float64
+from pytest_fl.subjects.round import Round
 
 
 @check(rounds=corpus.non_finite, needs=is_robust)

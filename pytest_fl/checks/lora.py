@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pytest_fl.audits import audited
 from pytest_fl.checks import Bound, verdict
-from pytest_fl.parts import Adapter, AdapterAggregation, Updates
+from pytest_fl.subjects.parts import Adapter, AdapterAggregation, Updates
 
 Reals = npt.NDArray[np.float64]
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from pytest_fl.audits import audited
 from pytest_fl.checks import Bound, verdict
-from pytest_fl.guard import as_vector
-from pytest_fl.parts import Accountant, Mechanism, Updates
+from pytest_fl.subjects.guard import as_vector
+from pytest_fl.subjects.parts import Accountant, Mechanism, Updates
 
 Reals = npt.NDArray[np.float64]
 

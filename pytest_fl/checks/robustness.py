@@ -12,12 +12,12 @@ import numpy as np
 from pytest_fl import corpus
 from pytest_fl.adversary import hunt
 from pytest_fl.checks import Bound, check
-from pytest_fl.coefficient import deviation, rounding
-from pytest_fl.guard import Hung, Misbehaved, Rule, as_vector
-from pytest_fl.profiles import Profile
-from pytest_fl.round import STORED, Round
-from pytest_fl.subjects import Subject
-from pytest_fl.theory import WorstInput, all_worst_inputs, most_of_any_rule, rule_theory, worst_inputs
+from pytest_fl.oracles.coefficient import deviation, rounding
+from pytest_fl.oracles.theory import WorstInput, all_worst_inputs, most_of_any_rule, rule_theory, worst_inputs
+from pytest_fl.subjects.guard import Hung, Misbehaved, Rule, as_vector
+from pytest_fl.subjects.profiles import Profile
+from pytest_fl.subjects.round import STORED, Round
+from pytest_fl.subjects.subject import Subject
 
 SEARCH = 1500
 """Evaluations in which the adversary reaches 0.99 of every exact kappa at n <= 11; `scripts/worst_cases.py` prints them."""

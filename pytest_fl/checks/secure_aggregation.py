@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pytest_fl.audits import audited
 from pytest_fl.checks import Bound, verdict
-from pytest_fl.parts import Network, SecureAggregation, Updates
+from pytest_fl.subjects.parts import Network, SecureAggregation, Updates
 
 Forgery = Callable[[bytes], bytes]
 

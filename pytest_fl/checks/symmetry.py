@@ -15,11 +15,11 @@ from scipy.optimize import nnls
 from pytest_fl import corpus
 from pytest_fl.checks import Bound, check
 from pytest_fl.checks.robustness import promises
-from pytest_fl.coefficient import rounding
-from pytest_fl.guard import Rule
-from pytest_fl.profiles import Profile
-from pytest_fl.round import Round, Updates
-from pytest_fl.subjects import Subject
+from pytest_fl.oracles.coefficient import rounding
+from pytest_fl.subjects.guard import Rule
+from pytest_fl.subjects.profiles import Profile
+from pytest_fl.subjects.round import Round, Updates
+from pytest_fl.subjects.subject import Subject
 
 Floats = npt.NDArray[np.float64]
 NEARBY = 12

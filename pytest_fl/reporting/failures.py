@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_fl.reporting.results import Row
-    from pytest_fl.round import Round
+    from pytest_fl.subjects.round import Round
 
 READABLE: Final = 64
 """Numbers that a reader looks through one by one; a larger matrix is summarised."""

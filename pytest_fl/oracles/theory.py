@@ -216,7 +216,7 @@ ALIASES = {
 
 def rule_theory(name: str) -> RuleTheory:
     """What is proven of the rule of that name; ValueError with the nearest name where nothing is."""
-    return lookup(ALIASES.get(name, name), RULES, "the name of a rule in pytest_fl.theory.RULES")
+    return lookup(ALIASES.get(name, name), RULES, "the name of a rule in pytest_fl.oracles.theory.RULES")
 
 
 class WorstInput(NamedTuple):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pytest_fl.subjects import Subject, Updates
+    from pytest_fl.subjects.subject import Subject, Updates
 
 T = TypeVar("T")
 PATIENCE: Final = 3.0

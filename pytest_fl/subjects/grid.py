@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pytest_fl.guard import Hung, Misbehaved
-from pytest_fl.subjects import majority
+from pytest_fl.subjects.guard import Hung, Misbehaved
+from pytest_fl.subjects.subject import majority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_fl.guard import Rule
-    from pytest_fl.subjects import Subject
+    from pytest_fl.subjects.guard import Rule
+    from pytest_fl.subjects.subject import Subject
 
 SMALL: Final = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 LARGE: Final = (15, 16, 20, 25, 26, 31, 40)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pytest_fl.round import Round
+from pytest_fl.subjects.round import Round
 
 Floats = npt.NDArray[np.float64]
 ITERATION = 1e-8

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pytest_fl.adapters import adapter, as_subject, command
-    from pytest_fl.adversary import WorstCase, worst_case
-    from pytest_fl.audits import audit, audit_report
-    from pytest_fl.cases import Case, conformance
     from pytest_fl.checks import Bound, Check, check
     from pytest_fl.checks.federation import accuracy_kept, descent
+    from pytest_fl.engine.audits import audit, audit_report
+    from pytest_fl.engine.cases import Case, conformance
+    from pytest_fl.engine.runner import replay, verify
+    from pytest_fl.inputs.adversary import WorstCase, worst_case
+    from pytest_fl.inputs.strategies import byzantine_updates, honest_updates, rounds
     from pytest_fl.reporting.failures import CheckFailed
     from pytest_fl.reporting.report import Report
     from pytest_fl.reporting.results import Row
-    from pytest_fl.runner import replay, verify
-    from pytest_fl.strategies import byzantine_updates, honest_updates, rounds
     from pytest_fl.subjects.parts import Accountant, Compressor, Mechanism, SecureAggregation
     from pytest_fl.subjects.round import Round
     from pytest_fl.subjects.subject import Subject
@@ -56,9 +56,9 @@ __all__ = [
 ]
 HOMES: Final = {
     "adapters": ("adapter", "as_subject", "command"),
-    "adversary": ("WorstCase", "worst_case"),
-    "audits": ("audit", "audit_report"),
-    "cases": ("Case", "conformance"),
+    "inputs.adversary": ("WorstCase", "worst_case"),
+    "engine.audits": ("audit", "audit_report"),
+    "engine.cases": ("Case", "conformance"),
     "checks": ("Bound", "Check", "check"),
     "checks.federation": ("accuracy_kept", "descent"),
     "reporting.failures": ("CheckFailed",),
@@ -66,8 +66,8 @@ HOMES: Final = {
     "reporting.report": ("Report",),
     "reporting.results": ("Row",),
     "subjects.round": ("Round",),
-    "runner": ("replay", "verify"),
-    "strategies": ("byzantine_updates", "honest_updates", "rounds"),
+    "engine.runner": ("replay", "verify"),
+    "inputs.strategies": ("byzantine_updates", "honest_updates", "rounds"),
     "subjects.subject": ("Subject",),
 }
 """Module -> the public names that it defines. No name is a module's: importing that module would replace it."""

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--claims", help='hold it to a known rule: "krum", "trimmed_mean", ...')
     options = parser.parse_args(arguments)
 
-    from pytest_fl.runner import replay, verify  # noqa: PLC0415  # --help needs none of it
+    from pytest_fl.engine.runner import replay, verify  # noqa: PLC0415  # --help needs none of it
 
     sys.path.insert(0, str(Path.cwd()))
     try:

@@ -16,11 +16,11 @@ import torch
 import fl_impl.aggregators
 import fl_impl.attacks
 import pytest_fl.adapters
-import pytest_fl.cases
 import pytest_fl.checks
+import pytest_fl.engine.cases
+import pytest_fl.engine.runner
 import pytest_fl.plugin
 import pytest_fl.reporting.page
-import pytest_fl.runner
 import pytest_fl.summary
 
 pytest_fl.checks.all_checks()  # a check's module is imported when it is looked up, and brings SciPy

@@ -11,10 +11,10 @@ import torch
 from fl_impl.aggregators import ALL, resolve
 from pytest_fl.adapters import as_subject
 from pytest_fl.checks import all_checks
-from pytest_fl.clouds import CLOUDS
-from pytest_fl.colluders import COLLUDERS
-from pytest_fl.corpus import POSITIONS, assemble
-from pytest_fl.runner import judge
+from pytest_fl.engine.runner import judge
+from pytest_fl.inputs.clouds import CLOUDS
+from pytest_fl.inputs.colluders import COLLUDERS
+from pytest_fl.inputs.corpus import POSITIONS, assemble
 from pytest_fl.subjects.guard import Rule
 
 PIPES = ("nnm|trimmed_mean", "nnm|coordinate_median", "nnm|krum", "bucketing(size=2)|krum", "arc|geometric_median")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fl_impl.compression import resolve
-from pytest_fl.audits import audits_of, run_audit
-from pytest_fl.parts_ours import as_part
+from pytest_fl.adapters.parts import as_part
+from pytest_fl.checks.parts import audits_of
+from pytest_fl.engine.audits import run_audit
 from pytest_fl.subjects.parts import Compressor
 
 SEEDS = range(50)

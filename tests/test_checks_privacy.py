@@ -16,9 +16,10 @@ from flwr.serverapp import strategy
 import pytest_fl
 from fl_impl.privacy import MECHANISMS, Budget, gaussian_delta, gaussian_epsilon, gaussian_noise, spent_epsilon
 from fl_impl.privacy.secure_aggregation.masks import add_mask
-from pytest_fl.audits import AUDITS, audit, audit_report, audits_of, run_audit
-from pytest_fl.parts_flower import mask_generator
-from pytest_fl.parts_ours import accountant, as_part, secure_aggregation
+from pytest_fl.adapters.flower_parts import mask_generator
+from pytest_fl.adapters.parts import accountant, as_part, secure_aggregation
+from pytest_fl.checks.parts import AUDITS, audits_of
+from pytest_fl.engine.audits import audit, audit_report, run_audit
 from pytest_fl.subjects.parts import Accountant, Mechanism, SecureAggregation
 
 BOUND, Z, EXPECTED = 2.0, 1.5, 8.0
@@ -297,7 +298,7 @@ class TestAudit:
     def alone(self, monkeypatch):
         """What fails here on purpose is no row of this run's table."""
         nobody = SimpleNamespace(item=ContextVar("nobody", default=None))
-        monkeypatch.setattr("pytest_fl.audits.current", nobody)
+        monkeypatch.setattr("pytest_fl.engine.audits.current", nobody)
 
     def test_runs_as_a_test_a_check(self):
         mark = audit(SOUND, secure_aggregation(), expected_failures={"masks_are_uniform": "known"})

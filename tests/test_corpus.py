@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from sound import SOUND
 
-from pytest_fl import Round, corpus, rounds
-from pytest_fl.clouds import CLOUDS
-from pytest_fl.colluders import COLLUDERS
-from pytest_fl.shrink import shrink
-from pytest_fl.strategies import unanimous
+from pytest_fl import Round, rounds
+from pytest_fl.engine.shrink import shrink
+from pytest_fl.inputs import corpus
+from pytest_fl.inputs.clouds import CLOUDS
+from pytest_fl.inputs.colluders import COLLUDERS
+from pytest_fl.inputs.strategies import unanimous
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.guard import Rule
 from pytest_fl.subjects.profiles import PROFILES, profile_named

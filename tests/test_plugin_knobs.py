@@ -8,7 +8,7 @@ import pytest
 
 from fl_impl import FLConfig
 from pytest_fl.knobs import BACKENDS, KNOBS, PROFILES
-from pytest_fl.subjects.subject import profiles
+from pytest_fl.subjects import profiles
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pytest_fl.subjects.subject import Subject, guard
+from pytest_fl.subjects import guard
+from pytest_fl.subjects.subject import Subject
 
 if TYPE_CHECKING:
     from pytest_fl.subjects.subject import Container

@@ -51,9 +51,9 @@ class Check:
     needs: Callable[[Subject], str]
     """Why the subject does not claim this; empty where it does."""
     search: str = ""
-    """What looks for worse rounds after the corpus: "" or the name of a Hypothesis strategy of `pytest_fl.strategies`."""
+    """What looks for worse rounds after the corpus: "" or the name of a Hypothesis strategy of `inputs.strategies`."""
     adversary: bool = False
-    """Whether `pytest_fl.adversary` looks for a worst case too, and its coefficient is reported."""
+    """Whether `pytest_fl.inputs.adversary` looks for a worst case too, and its coefficient is reported."""
     gate: bool = False
     """Whether nothing else is worth trying where this fails."""
 
@@ -113,7 +113,7 @@ def check(
 
 
 def _general(rule: Rule, profile: Profile) -> Iterator[Round]:
-    from pytest_fl import corpus  # noqa: PLC0415  # the corpus is not needed to register a check
+    from pytest_fl.inputs import corpus  # noqa: PLC0415  # the corpus is not needed to register a check
 
     yield from corpus.clouds_and_colluders(rule, profile)
 

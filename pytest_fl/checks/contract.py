@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pytest_fl.checks import Bound, check, verdict
-from pytest_fl.clouds import gaussian, two_clusters
-from pytest_fl.colluders import identical_far
-from pytest_fl.corpus import assemble
+from pytest_fl.inputs.clouds import gaussian, two_clusters
+from pytest_fl.inputs.colluders import identical_far
+from pytest_fl.inputs.corpus import assemble
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.guard import Misbehaved, Rule, as_vector, to_float64
 from pytest_fl.subjects.profiles import Profile

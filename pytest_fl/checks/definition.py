@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pytest_fl import corpus
 from pytest_fl.checks import Bound, check
+from pytest_fl.inputs import corpus
 from pytest_fl.oracles.coefficient import rounding
 from pytest_fl.oracles.definitions import DEFINITIONS
 from pytest_fl.oracles.theory import rule_theory

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_fl import corpus
 from pytest_fl.checks import Bound, check, verdict
 from pytest_fl.checks.robustness import is_robust, promises
+from pytest_fl.inputs import corpus
 from pytest_fl.oracles.coefficient import deviation
 from pytest_fl.oracles.theory import most_of_any_rule
 from pytest_fl.subjects.guard import Misbehaved, Rule, to_float64

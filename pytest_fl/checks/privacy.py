@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pytest_fl.audits import audited
 from pytest_fl.checks import Bound, verdict
+from pytest_fl.checks.parts import audited
 from pytest_fl.subjects.guard import as_vector
 from pytest_fl.subjects.parts import Accountant, Mechanism, Updates
 

@@ -9,9 +9,9 @@ from itertools import chain
 
 import numpy as np
 
-from pytest_fl import corpus
-from pytest_fl.adversary import hunt
 from pytest_fl.checks import Bound, check
+from pytest_fl.inputs import corpus
+from pytest_fl.inputs.adversary import hunt
 from pytest_fl.oracles.coefficient import deviation, rounding
 from pytest_fl.oracles.theory import WorstInput, all_worst_inputs, most_of_any_rule, rule_theory, worst_inputs
 from pytest_fl.subjects.guard import Hung, Misbehaved, Rule, as_vector

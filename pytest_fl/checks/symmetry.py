@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from pytest_fl import corpus
 from pytest_fl.checks import Bound, check
 from pytest_fl.checks.robustness import promises
+from pytest_fl.inputs import corpus
 from pytest_fl.oracles.coefficient import rounding
 from pytest_fl.subjects.guard import Rule
 from pytest_fl.subjects.profiles import Profile

@@ -10,10 +10,10 @@ import pytest
 
 from pytest_fl.adapters import as_subject
 from pytest_fl.checks import Check
+from pytest_fl.engine.runner import chosen_checks, run_check
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import CheckFailed
 from pytest_fl.reporting.results import Row
-from pytest_fl.runner import chosen_checks, run_check
 from pytest_fl.subjects.guard import Rule
 from pytest_fl.subjects.profiles import profile_named
 from pytest_fl.subjects.subject import Subject

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from pytest_fl.clouds import CLOUDS, TIED, Cloud, gaussian
-from pytest_fl.colluders import COLLUDERS, identical_far
+from pytest_fl.inputs.clouds import CLOUDS, TIED, Cloud, gaussian
+from pytest_fl.inputs.colluders import COLLUDERS, identical_far
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.round import Round, Updates
 

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from pytest_fl.adapters import as_subject
-from pytest_fl.adversary import hunt
 from pytest_fl.checks import Bound, Check, all_checks
-from pytest_fl.precision import in_its_precision
+from pytest_fl.engine.shrink import shrink
+from pytest_fl.inputs.adversary import hunt
+from pytest_fl.inputs.precision import in_its_precision
+from pytest_fl.inputs.strategies import SEARCHES
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import facts
 from pytest_fl.reporting.report import Report
 from pytest_fl.reporting.results import Row
-from pytest_fl.shrink import shrink
-from pytest_fl.strategies import SEARCHES
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.guard import Hung, Misbehaved, Rule
 from pytest_fl.subjects.profiles import Profile, profile_named

@@ -49,7 +49,7 @@ def as_part(thing: object) -> Part:
 
 def flower_part(thing: object) -> Part:
     """One of Flower's, by the name of its class. Raises ValueError where there is no adapter."""
-    from pytest_fl.parts_flower import clipping_wrapper, local_mod  # noqa: PLC0415  # flwr is optional
+    from pytest_fl.adapters.flower_parts import clipping_wrapper, local_mod  # noqa: PLC0415  # flwr is optional
 
     name = type(thing).__name__
     if name.startswith("DifferentialPrivacy") and type(thing).__module__.startswith("flwr.serverapp."):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_fl.adapters import as_subject
-from pytest_fl.colluders import COLLUDERS
+from pytest_fl.inputs.colluders import COLLUDERS
 from pytest_fl.oracles.coefficient import rounding
 from pytest_fl.oracles.theory import all_worst_inputs, lower_bound
 from pytest_fl.subjects.guard import Misbehaved, Rule

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from pytest_fl.benchmarks import read_baseline
+from pytest_fl.plugin.benchmarks import read_baseline
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import pytest_fl.checks
 import pytest_fl.engine.cases
 import pytest_fl.engine.runner
 import pytest_fl.plugin
+import pytest_fl.plugin.summary
 import pytest_fl.reporting.page
-import pytest_fl.summary
 
 pytest_fl.checks.all_checks()  # a check's module is imported when it is looked up, and brings SciPy
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pytest_fl.benchmarks import Times, measure, peak_memory, read_baseline
+from pytest_fl.plugin.benchmarks import Times, measure, peak_memory, read_baseline
 
 BENCH = """
     import numpy as np

@@ -124,7 +124,7 @@ def test_round_refuses_an_attack_on_data(run, pytester):
 FAKE = """
     import pytest
     from types import SimpleNamespace
-    from pytest_fl import federations
+    from pytest_fl.plugin import federations
 
     @pytest.fixture(scope="session")
     def ran():

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from fl_impl import FLConfig
-from pytest_fl.knobs import BACKENDS, KNOBS, PROFILES
+from pytest_fl.plugin.knobs import BACKENDS, KNOBS, PROFILES
 from pytest_fl.subjects import profiles
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def asserting(pytester, expected, decorator=""):
     see = "value('{0}', request.config, request.node) == {1!r}"
     lines = ["assert " + see.format(name, value) for name, value in expected.items()]
     lines += [f"assert fl_{name} == {value!r}" for name, value in expected.items() if name != "clients"]
-    head = f"import pytest\nfrom pytest_fl.knobs import value\n{decorator}\ndef test_it({names}):\n    "
+    head = f"import pytest\nfrom pytest_fl.plugin.knobs import value\n{decorator}\ndef test_it({names}):\n    "
     pytester.makepyfile(head + "\n    ".join(lines))
 
 
@@ -97,7 +97,7 @@ def test_nearest_marker_wins_and_an_outer_one_fills_in(run, pytester):
         class TestInside:
             @pytest.mark.fl(rounds=3)
             def test_it(self, fl_rounds, request):
-                from pytest_fl import knobs
+                from pytest_fl.plugin import knobs
                 assert (fl_rounds, knobs.value("clients", request.config, request.node)) == (3, 5)
     """)
     run().assert_outcomes(passed=1)
@@ -169,8 +169,9 @@ def test_it_costs_nothing_until_it_is_used(pytester):
             heavy = {"torch", "numpy", "hypothesis", "fl_impl", "pydantic", "pytest_benchmark"} & set(sys.modules)
             assert not heavy
             ours = {name for name in sys.modules if name.startswith("pytest_fl.")}
-            assert ours == {f"pytest_fl.{name}" for name in
-                ("plugin", "knobs", "fixtures", "federations", "benchmarks", "current", "flower_app", "runs")}
+            known = ("plugin", "reporting", "reporting.current", "reporting.runs")
+            rooms = ("knobs", "fixtures", "federations", "benchmarks", "flower_app")
+            assert ours == {f"pytest_fl.{name}" for name in (*known, *(f"plugin.{room}" for room in rooms))}
     """)
     pytester.makeconftest("""
         import sys

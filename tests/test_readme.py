@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_fl.knobs import KNOBS
+from pytest_fl.plugin.knobs import KNOBS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

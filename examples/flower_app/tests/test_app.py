@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_fl.flower_app import RunApp
+    from pytest_fl.plugin.flower_app import RunApp
 
 STRATEGIES = ["fedavg", "robust"]
 FAILS = pytest.mark.xfail(strict=True, reason="FedAvg is no defence: this is the test that it fails")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_fl.federations import Federate, knob_settings, resolved
-from pytest_fl.knobs import KNOBS, value
+from pytest_fl.plugin.federations import Federate, knob_settings, resolved
+from pytest_fl.plugin.knobs import KNOBS, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_fl.knobs import value
+from pytest_fl.plugin.knobs import value
 from pytest_fl.reporting.current import RUN
 from pytest_fl.reporting.runs import NO_ATTACK, Run
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_fl import benchmarks, fixtures, flower_app, knobs
+from pytest_fl.plugin import benchmarks, fixtures, flower_app, knobs
 from pytest_fl.reporting import current
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if hasattr(config, "workerinput") or reporter is None:
         return
-    from pytest_fl import summary  # noqa: PLC0415  # at the end, and the standard library only
+    from pytest_fl.plugin import summary  # noqa: PLC0415  # at the end, and the standard library only
 
     report = summary.gathered(reporter)
     told = [summary.write(report, config.invocation_params.dir / path) for path in knobs.report_paths(config)]

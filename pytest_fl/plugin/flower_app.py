@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_fl.knobs import value
+from pytest_fl.plugin.knobs import value
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -61,7 +61,7 @@ def test_aliases(alias):
 
 def test_import_paths_and_functions():
     assert resolve("fl_impl.aggregators:krum") is aggregators.krum
-    assert resolve("fl_impl.aggregators:nnm | fl_impl.aggregators.distances:krum").spec == "nnm|krum"
+    assert resolve("fl_impl.aggregators:nnm | fl_impl.aggregators.rules.neighbours:krum").spec == "nnm|krum"
     kinds = []
 
     def own(updates, f):

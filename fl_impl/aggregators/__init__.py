@@ -1,17 +1,17 @@
 """Aggregation rules, each with its claims: `krum(updates, f=2)`, `nnm | trimmed_mean`, `resolve("multi_krum(m=5)")`."""
 
-from fl_impl.aggregators.claims import CONTEXT, SYMMETRIES, Aggregator, ConvergenceWarning, PreAggregator
-from fl_impl.aggregators.clipping import arc, centered_clipping, clipping, norm_clipping
-from fl_impl.aggregators.clustering import flame, signguard
-from fl_impl.aggregators.coordinatewise import coordinate_median, meamed, mean, phocas, trimmed_mean
-from fl_impl.aggregators.distances import bulyan, krum, monna, multi_krum
-from fl_impl.aggregators.geometric import geometric_median
-from fl_impl.aggregators.mixing import bucketing, nnm
-from fl_impl.aggregators.names import ALIASES, resolve
-from fl_impl.aggregators.registry import ALL, PRE, aggregator, pre_aggregator
-from fl_impl.aggregators.reputation import fltrust, foolsgold
-from fl_impl.aggregators.spectral import caf, dnc
-from fl_impl.aggregators.subsets import minimum_diameter, minimum_variance, smea
+from fl_impl.aggregators.base import CONTEXT, SYMMETRIES, Aggregator, ConvergenceWarning
+from fl_impl.aggregators.pipes import PreAggregator
+from fl_impl.aggregators.registry import ALIASES, ALL, PRE, aggregator, pre_aggregator, resolve
+from fl_impl.aggregators.rules.clipping import arc, centered_clipping, clipping, norm_clipping
+from fl_impl.aggregators.rules.clustering import flame, signguard
+from fl_impl.aggregators.rules.coordinatewise import coordinate_median, meamed, mean, phocas, trimmed_mean
+from fl_impl.aggregators.rules.geometric import geometric_median
+from fl_impl.aggregators.rules.mixing import bucketing, nnm
+from fl_impl.aggregators.rules.neighbours import bulyan, krum, monna, multi_krum
+from fl_impl.aggregators.rules.reputation import fltrust, foolsgold
+from fl_impl.aggregators.rules.spectral import caf, dnc
+from fl_impl.aggregators.rules.subsets import minimum_diameter, minimum_variance, smea
 
 __all__ = [
     "ALIASES",

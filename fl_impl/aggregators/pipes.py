@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from fl_impl.aggregators.claims import Aggregator, Keywords, PreAggregator, Weights, bind
+import numpy as np
+import numpy.typing as npt
+
+from fl_impl.aggregators.base import (
+    NO_KEYWORDS,
+    NO_OPTIONS,
+    Aggregator,
+    Keywords,
+    Weights,
+    bind,
+    format_options,
+    honest_majority,
+    parted,
+    with_options,
+)
 from fl_impl.aggregators.inputs import wants_gradient
 from fl_impl.aggregators.kernels import combine, combine_rows
 from fl_impl.aggregators.ranks import mean_of_ranks
@@ -23,6 +38,64 @@ OF_EACH_CLIENT: Final = frozenset({"weights", "history"})
 
 IDENTITY: Final = Aggregator("identity", lambda x, f: x)  # noqa: ARG005  # rules are told f
 """The matrix as it is: a pre-aggregator before it shows what comes out."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PreAggregator:
+    """`transform(updates: (n, d), f) -> (n', d)`, and how it changes the claims of the rule after it.
+
+    `nnm | trimmed_mean` is an Aggregator; `arc | nnm` is a PreAggregator.
+    """
+
+    name: str
+    transform: Callable[..., Any]
+    """(x: (n, d), f, *, options, context) -> (n', d)."""
+    composed_kappa: Callable[..., float]
+    """(inner, n, f, *, options) -> kappa of the composition with a rule whose own is inner(n', f)."""
+    preserves: frozenset[str]
+    """The symmetries that the composition has if the rule after it has them."""
+    source: str = ""
+    output_clients: Callable[..., int] = lambda n: n
+    """(n, *, options) -> n', the number of rows that come out; up to f of them may be Byzantine."""
+    composed_min_clients: Callable[..., int] = lambda needed, f: max(honest_majority(f), needed)
+    """(min_clients(f) of the rule after it, f, *, options) -> min_clients(f) of the composition."""
+    keywords: Keywords = NO_KEYWORDS
+    options: Mapping[str, Any] = field(default_factory=lambda: NO_OPTIONS)
+    equalises: bool = False
+    """Whether it makes equal rows of different ones, so that a selective rule after it must break ties."""
+    mixing: Callable[..., npt.NDArray[np.float64]] | None = None
+    """(n, f, geometry: () -> Geometry, *, options, context) -> (n', n) matrix M with rows that sum to 1, where the
+    output is M x with a matrix that distances alone decide, if anything."""
+
+    def __post_init__(self) -> None:
+        """Let help() show what the transform says of itself."""
+        object.__setattr__(self, "__doc__", self.transform.__doc__)
+
+    def __call__(self, updates: object = None, f: int = 0, **keywords: Any) -> Any:
+        """The (n', d) transformed updates, in the kind of the updates; with options alone, a configured copy."""
+        if updates is None:
+            return self.configured(**keywords)
+        context, options = parted(keywords, self.keywords.context)
+        return piped(self.configured(**options), IDENTITY)(updates, f, **context)
+
+    def __or__(self, after: Any) -> Any:
+        """The composition: what comes out of this goes into what is after it."""
+        if isinstance(after, Aggregator):
+            return piped(self, after)
+        return chained(self, after) if isinstance(after, PreAggregator) else NotImplemented
+
+    def configured(self, **options: Any) -> PreAggregator:
+        """A copy with options bound. Raises ValueError for a name that the transform does not take."""
+        return with_options(self, options)
+
+    @property
+    def spec(self) -> str:
+        """The text that `resolve` turns back into this pre-aggregator, in front of a rule."""
+        return self.name + format_options(self.options)
+
+    def __repr__(self) -> str:
+        """<PreAggregator bucketing(size=2)>."""
+        return f"<PreAggregator {self.spec}>"
 
 
 def piped(before: PreAggregator, after: Aggregator) -> Aggregator:

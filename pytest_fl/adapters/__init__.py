@@ -107,7 +107,7 @@ def _function_of(name: str, function: Any, arguments: str, *example: int) -> Any
 
 
 def _known(symmetries: Iterable[str]) -> frozenset[str]:
-    from fl_impl.aggregators.claims import SYMMETRIES  # noqa: PLC0415  # see above
+    from fl_impl.aggregators.base import SYMMETRIES  # noqa: PLC0415  # see above
     from fl_impl.common.specs import nearest  # noqa: PLC0415  # see above
 
     names = frozenset([symmetries] if isinstance(symmetries, str) else symmetries)

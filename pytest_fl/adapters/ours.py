@@ -10,13 +10,13 @@ from pytest_fl.adapters.registry import adapter, origin
 from pytest_fl.subjects.subject import Subject, Updates
 
 if TYPE_CHECKING:
-    from fl_impl.aggregators.claims import Aggregator
+    from fl_impl.aggregators.base import Aggregator
 
 
 @adapter("fl_impl")
 def ours(rule: object) -> Subject | None:
     """An `Aggregator`, held to everything that it claims. Raises ValueError for a pre-aggregator alone."""
-    from fl_impl.aggregators.claims import Aggregator, PreAggregator  # noqa: PLC0415  # only where one was handed over
+    from fl_impl.aggregators import Aggregator, PreAggregator  # noqa: PLC0415  # only where one was handed over
 
     if isinstance(rule, PreAggregator):
         raise ValueError(  # noqa: TRY004  # the caller's mistake is one of value: it is ours, but not a rule

@@ -31,7 +31,7 @@ def conformance(
 
     `aggregators`: whatever `pytest_fl.adapters.as_subject` takes. `min_clients`: f -> the smallest n (2f + 1 where not
     given). `kappa`: (n, f) -> the robustness coefficient that is claimed; without it the rule must still be exact where
-    the honest agree, and bounded. `symmetries`: names of `fl_impl.aggregators.claims.SYMMETRIES`. `claims="krum"`: it is
+    the honest agree, and bounded. `symmetries`: names of `fl_impl.aggregators.base.SYMMETRIES`. `claims="krum"`: it is
     that rule, with its constants. `expected_failures`: name of a check -> why it is known to fail.
 
     Raises ValueError for no aggregator, for one that cannot be called, and for the name of a check that does not exist.

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators.claims import ConvergenceWarning, Weights
-from fl_impl.aggregators.distances import central
+from fl_impl.aggregators.base import ConvergenceWarning, Weights
+from fl_impl.aggregators.rules.neighbours import central
 
 FloatArray = npt.NDArray[np.float64]
 

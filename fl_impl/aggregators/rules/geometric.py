@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fl_impl.aggregators import bounds, weiszfeld
-from fl_impl.aggregators.claims import ConvergenceWarning, Weights
+from fl_impl.aggregators import bounds
+from fl_impl.aggregators.base import ConvergenceWarning, Weights
 from fl_impl.aggregators.inputs import wants_gradient, without_gradient
 from fl_impl.aggregators.kernels import Unfit, combine, combine_rows, distances_to
 from fl_impl.aggregators.registry import aggregator
+from fl_impl.aggregators.rules import weiszfeld
 from fl_impl.aggregators.screening import measured
 
 if TYPE_CHECKING:

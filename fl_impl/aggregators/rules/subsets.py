@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_impl.aggregators import bounds
-from fl_impl.aggregators.covers import least_diameter
-from fl_impl.aggregators.distances import central
 from fl_impl.aggregators.registry import aggregator
+from fl_impl.aggregators.rules.covers import least_diameter
+from fl_impl.aggregators.rules.neighbours import central
 
 if TYPE_CHECKING:
-    from fl_impl.aggregators.claims import Weights
+    from fl_impl.aggregators.base import Weights
     from fl_impl.aggregators.kernels import Geometry
 
 FloatArray = npt.NDArray[np.float64]

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_impl.aggregators import bounds
-from fl_impl.aggregators.claims import honest_majority
-from fl_impl.aggregators.distances import central
+from fl_impl.aggregators.base import honest_majority
 from fl_impl.aggregators.inputs import generator
 from fl_impl.aggregators.registry import pre_aggregator
+from fl_impl.aggregators.rules.neighbours import central
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.kernels import Geometry

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,20 @@ SCREENING: Final = frozenset({"rows", "unit"})
 NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
+class _Options(Protocol):
+    """What `with_options` reads of a dataclass."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def keywords(self) -> Keywords: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+
+Configurable = TypeVar("Configurable", bound="_Options")
+
+
 class ConvergenceWarning(UserWarning):
     """An iterative rule stopped at its bound of steps before it converged."""
 
@@ -80,6 +94,9 @@ class Keywords:
         return cls(names - CONTEXT - SCREENING, names & CONTEXT, required, names & SCREENING)
 
 
+NO_KEYWORDS: Final = Keywords()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Aggregator:
     """`rule(updates: (n, d), f) -> (d,)` and its claims.
@@ -100,7 +117,7 @@ class Aggregator:
     source: str = ""
     exact: bool = False
     """Whether the worst case attains kappa, so that no smaller constant is true."""
-    keywords: Keywords = Keywords()
+    keywords: Keywords = NO_KEYWORDS
     options: Mapping[str, Any] = field(default_factory=lambda: NO_OPTIONS)
     weighing: Callable[..., Weights] | None = None
     """(Geometry, f, *, options) -> (n,) weights, where the rule is a combination that distances alone decide."""
@@ -126,7 +143,7 @@ class Aggregator:
         """
         if updates is None:
             return self.configured(**keywords)
-        context, options = _parted(keywords, self.keywords.context)
+        context, options = parted(keywords, self.keywords.context)
         bound = self.configured(**options)
         bound.check_context(context)
         inputs = as_inputs(updates, native=bound.native)
@@ -151,7 +168,7 @@ class Aggregator:
 
     def configured(self, **options: Any) -> Aggregator:
         """A copy with options bound. Raises ValueError for a name that the rule does not take."""
-        return _configured(self, options)
+        return with_options(self, options)
 
     def kappa(self, n: int, f: int) -> float:
         """The proven coefficient: ||F(x) - mean_S||^2 <= kappa * mean_{i in S} ||x_i - mean_S||^2 for all |S| = n - f.
@@ -195,87 +212,18 @@ class Aggregator:
         """<Aggregator multi_krum(m=5)>."""
         return f"<Aggregator {self.spec}>"
 
-    def __reduce__(self) -> tuple[Callable[[str], Aggregator], tuple[str]]:
-        """Travel between processes by name."""
-        from fl_impl.aggregators.names import resolve  # noqa: PLC0415  # names are built on this module
 
-        return resolve, (self.spec,)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class PreAggregator:
-    """`transform(updates: (n, d), f) -> (n', d)`, and how it changes the claims of the rule after it.
-
-    `nnm | trimmed_mean` is an Aggregator; `arc | nnm` is a PreAggregator.
-    """
-
-    name: str
-    transform: Callable[..., Any]
-    """(x: (n, d), f, *, options, context) -> (n', d)."""
-    composed_kappa: Callable[..., float]
-    """(inner, n, f, *, options) -> kappa of the composition with a rule whose own is inner(n', f)."""
-    preserves: frozenset[str]
-    """The symmetries that the composition has if the rule after it has them."""
-    source: str = ""
-    output_clients: Callable[..., int] = lambda n: n
-    """(n, *, options) -> n', the number of rows that come out; up to f of them may be Byzantine."""
-    composed_min_clients: Callable[..., int] = lambda needed, f: max(honest_majority(f), needed)
-    """(min_clients(f) of the rule after it, f, *, options) -> min_clients(f) of the composition."""
-    keywords: Keywords = Keywords()
-    options: Mapping[str, Any] = field(default_factory=lambda: NO_OPTIONS)
-    equalises: bool = False
-    """Whether it makes equal rows of different ones, so that a selective rule after it must break ties."""
-    mixing: Callable[..., npt.NDArray[np.float64]] | None = None
-    """(n, f, geometry: () -> Geometry, *, options, context) -> (n', n) matrix M with rows that sum to 1, where the
-    output is M x with a matrix that distances alone decide, if anything."""
-
-    def __post_init__(self) -> None:
-        """Let help() show what the transform says of itself."""
-        object.__setattr__(self, "__doc__", self.transform.__doc__)
-
-    def __call__(self, updates: object = None, f: int = 0, **keywords: Any) -> Any:
-        """The (n', d) transformed updates, in the kind of the updates; with options alone, a configured copy."""
-        if updates is None:
-            return self.configured(**keywords)
-        from fl_impl.aggregators.pipes import IDENTITY, piped  # noqa: PLC0415  # pipes are built on this module
-
-        context, options = _parted(keywords, self.keywords.context)
-        return piped(self.configured(**options), IDENTITY)(updates, f, **context)
-
-    def __or__(self, after: Any) -> Any:
-        """The composition: what comes out of this goes into what is after it."""
-        from fl_impl.aggregators.pipes import chained, piped  # noqa: PLC0415  # pipes are built on this module
-
-        if isinstance(after, Aggregator):
-            return piped(self, after)
-        return chained(self, after) if isinstance(after, PreAggregator) else NotImplemented
-
-    def configured(self, **options: Any) -> PreAggregator:
-        """A copy with options bound. Raises ValueError for a name that the transform does not take."""
-        return _configured(self, options)
-
-    @property
-    def spec(self) -> str:
-        """The text that `resolve` turns back into this pre-aggregator, in front of a rule."""
-        return self.name + format_options(self.options)
-
-    def __repr__(self) -> str:
-        """<PreAggregator bucketing(size=2)>."""
-        return f"<PreAggregator {self.spec}>"
-
-
-Configurable = TypeVar("Configurable", Aggregator, PreAggregator)
-
-
-def _configured(what: Configurable, options: Mapping[str, Any]) -> Configurable:
+def with_options(what: Configurable, options: Mapping[str, Any]) -> Configurable:
+    """A copy with options bound. Raises ValueError for a name that it does not take, with the nearest."""
     for name in options:
         if name not in what.keywords.options:
             takes = f"{what.name} takes {{}} {name!r}{nearest(name, what.keywords.options)}"
             raise ValueError(takes.format("no option" if name not in CONTEXT else "no context"))
-    return replace(what, options=MappingProxyType({**what.options, **options})) if options else what
+    bound = MappingProxyType({**what.options, **options})
+    return cast("Configurable", replace(cast("Any", what), options=bound)) if options else what
 
 
-def _parted(keywords: Mapping[str, T], names: frozenset[str]) -> tuple[dict[str, T], dict[str, T]]:
+def parted(keywords: Mapping[str, T], names: frozenset[str]) -> tuple[dict[str, T], dict[str, T]]:
     """The keywords of those names, and the others."""
     inside = {name: value for name, value in keywords.items() if name in names}
     return inside, {name: value for name, value in keywords.items() if name not in names}

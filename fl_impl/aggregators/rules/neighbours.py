@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_impl.aggregators import bounds
-from fl_impl.aggregators.claims import honest_majority
+from fl_impl.aggregators.base import honest_majority
 from fl_impl.aggregators.kernels import combine, distances_to, nearest_mean
 from fl_impl.aggregators.registry import aggregator
 from fl_impl.aggregators.screening import check_spread, measured
 
 if TYPE_CHECKING:
-    from fl_impl.aggregators.claims import Weights
+    from fl_impl.aggregators.base import Weights
     from fl_impl.aggregators.inputs import Matrix
     from fl_impl.aggregators.kernels import Geometry
 

@@ -11,7 +11,7 @@ from fl_impl.aggregators.kernels import combine
 from fl_impl.aggregators.registry import aggregator
 
 if TYPE_CHECKING:
-    from fl_impl.aggregators.claims import Weights
+    from fl_impl.aggregators.base import Weights
     from fl_impl.aggregators.inputs import Matrix
     from fl_impl.aggregators.kernels import Geometry
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators.claims import Weights, honest_majority
-from fl_impl.aggregators.distances import central
+from fl_impl.aggregators.base import Weights, honest_majority
 from fl_impl.aggregators.inputs import generator
 from fl_impl.aggregators.kernels import combine
 from fl_impl.aggregators.registry import aggregator
+from fl_impl.aggregators.rules.neighbours import central
 from fl_impl.aggregators.screening import measured
 
 if TYPE_CHECKING:

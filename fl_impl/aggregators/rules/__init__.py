@@ -1,0 +1,1 @@
+"""The rules themselves, a family a file; importing this package registers them all."""

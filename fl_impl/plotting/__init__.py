@@ -1,0 +1,1 @@
+"""Figures: of matplotlib, and as inline SVG."""

@@ -1,0 +1,1 @@
+"""The stages of a round, each a plain function; the coordinator strings them together."""

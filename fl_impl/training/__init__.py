@@ -1,0 +1,1 @@
+"""A cohort's local training: the tasks, one batched program for all clients, the server's optimizers."""

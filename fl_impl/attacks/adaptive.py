@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from fl_impl.attacks.claims import Array, Attack, attack
+from fl_impl.attacks.base import Array, Attack, attack
+from fl_impl.attacks.registry import ALL, resolve
 from fl_impl.attacks.updates import direction, mean_of, spread_of
 
 Rule = Callable[[Array], Array]
@@ -70,8 +71,6 @@ def optimized(
 
 def with_factor(spec: str) -> Attack:
     """The attack of a spec, if it has a factor to search."""
-    from fl_impl.attacks import ALL, resolve  # noqa: PLC0415  # this module is part of that package
-
     inner = resolve(spec)
     if inner.factor is None:
         known = ", ".join(sorted(name for name, made in ALL.items() if made.factor))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fl_impl.attacks.claims import Array, attack, stand_in
+from fl_impl.attacks.base import Array, attack, stand_in
 
 
 def mean_of(honest: Array) -> Array:

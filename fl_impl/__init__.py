@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from fl_impl.coordinator import FederatedLearningCoordinator as FederatedLearningCoordinator
     from fl_impl.metrics import FLMetrics as FLMetrics
     from fl_impl.metrics import RoundResult as RoundResult
-    from fl_impl.models import Evaluation as Evaluation
+    from fl_impl.training.models import Evaluation as Evaluation
 
 _HOMES = {
     "ByzantineAttack": "attacks",
     "ClientUpdate": "clients",
-    "Evaluation": "models",
+    "Evaluation": "training.models",
     "FLConfig": "config",
     "FLMetrics": "metrics",
     "FederatedLearningCoordinator": "coordinator",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fl_impl.attacks import Attack
     from fl_impl.data import Dataset
     from fl_impl.evaluation import Ground
-    from fl_impl.parameters import Vector
+    from fl_impl.training.parameters import Vector
 
 
 @dataclass(eq=False)

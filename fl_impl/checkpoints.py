@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.metrics import write_atomically
+from fl_impl.common.files import write_atomically
 
 Array = npt.NDArray[Any]
 

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl_impl.cohort import Recipe, train_alone
 from fl_impl.common.randomness import generator
 from fl_impl.data import Dataset, deal, load, split
-from fl_impl.models import Evaluation, Task, make_task
+from fl_impl.training.cohort import Recipe, train_alone
+from fl_impl.training.models import Evaluation, Task, make_task
 
 if TYPE_CHECKING:
     from fl_impl.attacks import Attack
     from fl_impl.config import FLConfig
-    from fl_impl.parameters import Vector
+    from fl_impl.training.parameters import Vector
 
 
 @dataclass(frozen=True, eq=False)

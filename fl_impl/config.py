@@ -17,7 +17,7 @@ from fl_impl.common.extras import require
 from fl_impl.common.specs import nearest, parse
 from fl_impl.compression import resolve as resolve_compression
 from fl_impl.data import partition
-from fl_impl.server import server_optimizer
+from fl_impl.training.server_optimizers import server_optimizer
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
@@ -55,7 +55,7 @@ class FLConfig(BaseModel):
     partition: str = "iid"
     """"iid", "dirichlet(0.5)", "pathological(2)", "quantity(1.0)", "gamma_similarity(0.3)" or "natural"."""
     model: Any = "mlp"
-    """A name, a torch module, or a function that makes one: see fl_impl.models.make_task."""
+    """A name, a torch module, or a function that makes one: see fl_impl.training.models.make_task."""
     loss: Any = None
     """(outputs, targets) -> scalar; cross entropy, or squared error for a regression, where None."""
 
@@ -74,7 +74,7 @@ class FLConfig(BaseModel):
     client_timeout: float | None = Field(None, gt=0)
     """Seconds that a client of the user's own may take."""
     server_optimizer: str = "sgd"
-    """"sgd(learning_rate=1.0, momentum=0.9)", "adam" or "yogi": see fl_impl.server."""
+    """"sgd(learning_rate=1.0, momentum=0.9)", "adam" or "yogi": see fl_impl.training.server_optimizers."""
 
     aggregation: Any = "fedavg"
     """A spec such as "nnm|trimmed_mean", an Aggregator, or a function (updates, f)."""

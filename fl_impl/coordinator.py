@@ -20,8 +20,8 @@ from fl_impl.context import Server
 from fl_impl.delivery import choose, combine, deliver, plain_bytes
 from fl_impl.evaluation import Ground, ground_of
 from fl_impl.metrics import LATEST, FLMetrics, RoundResult
-from fl_impl.server import server_optimizer
 from fl_impl.stages import quorum, scaffold_control, spread, train
+from fl_impl.training.server_optimizers import server_optimizer
 
 if TYPE_CHECKING:
     from fl_impl.config import FLConfig

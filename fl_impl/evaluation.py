@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fl_impl.clients import SimulatedClient, make_problem
-from fl_impl.models import Evaluation, Task
+from fl_impl.training.models import Evaluation, Task
 
 if TYPE_CHECKING:
     from fl_impl.config import FLConfig
     from fl_impl.data import Dataset
-    from fl_impl.parameters import Vector
+    from fl_impl.training.parameters import Vector
 
 Evaluate = Callable[["Vector"], Evaluation]
 UNKNOWN = Evaluation(math.nan, math.nan)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fl_impl.common.extras import require
+from fl_impl.common.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,10 +147,10 @@ class FLMetrics:
 
         Raises ModuleNotFoundError where matplotlib is not installed.
         """
-        from fl_impl.plots import convergence  # noqa: PLC0415  # matplotlib is an extra
+        from fl_impl.plots import convergence, title_of  # noqa: PLC0415  # matplotlib is an extra
 
         target = Path(path) if path is not None else (self.path or Path(LATEST)).with_suffix(".png")
-        figure = convergence(self)
+        figure = convergence(self.series, title_of(self.config))
         figure.savefig(target, dpi=150)
         return figure
 
@@ -159,10 +159,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, Mapping):
         return "; ".join(f"{client}: {reason}" for client, reason in value.items())
     return " ".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file in one step: a process killed at any moment leaves the old file or the new one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)

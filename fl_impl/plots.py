@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from fl_impl.common.extras import require
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from collections.abc import Callable, Mapping
 
-    from fl_impl.metrics import FLMetrics
+    from matplotlib.figure import Figure
 
 
 def new_figure(width: float, height: float, **subplots: Any) -> tuple[Figure, Any]:
@@ -18,40 +18,42 @@ def new_figure(width: float, height: float, **subplots: Any) -> tuple[Figure, An
     return figure, figure.subplots(**subplots)
 
 
-def convergence(metrics: FLMetrics) -> Figure:
-    """Accuracy, loss and deviation from the honest mean over the rounds; rounds under attack are shaded."""
+def convergence(series: Callable[[str], list[Any]], title: str) -> Figure:
+    """Accuracy, loss and deviation from the honest mean over the rounds; rounds under attack are shaded.
+
+    `series(name)` is that field of every round, as `FLMetrics.series` gives it.
+    """
     figure, axes = new_figure(10, 3.2, ncols=3)
-    rounds = metrics.series("round")
+    rounds = series("round")
     drawn = (
         ("accuracy", "accuracy on held-out data", False),
         ("global_loss", "loss on held-out data", False),
         ("deviation", "distance from the honest mean", True),
     )
-    for axis, (name, title, logarithmic) in zip(axes, drawn, strict=True):
-        values = metrics.series(name)
+    for axis, (name, label, logarithmic) in zip(axes, drawn, strict=True):
+        values = series(name)
         axis.plot(rounds, values, marker=".", linewidth=1.2)
         axis.set_xlabel("round")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(label, fontsize=10)
         if logarithmic and any(value > 0 for value in values):
             axis.set_yscale("log")
-        for result in metrics.rounds:
-            if result.byzantine:
-                axis.axvspan(result.round - 0.5, result.round + 0.5, color="tab:red", alpha=0.07, linewidth=0)
-    success = [value if value is not None else float("nan") for value in metrics.series("attack_success")]
+        for number, byzantine in zip(rounds, series("byzantine"), strict=True):
+            if byzantine:
+                axis.axvspan(number - 0.5, number + 0.5, color="tab:red", alpha=0.07, linewidth=0)
+    success = [value if value is not None else float("nan") for value in series("attack_success")]
     if any(value == value for value in success):  # noqa: PLR0124  # NaN is what differs from itself
         axes[0].plot(rounds, success, color="tab:red", linestyle="--", linewidth=1, label="attack success")
         axes[0].legend()
     axes[0].set_ylim(0, 1)
-    figure.suptitle(title_of(metrics), fontsize=9)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
-def title_of(metrics: FLMetrics) -> str:
+def title_of(config: Mapping[str, Any]) -> str:
     """What ran, in a line."""
-    said = metrics.config
-    attack = f"under {said.get('attack')}" if said.get("attack") else "without attack"
-    data = f"{said.get('dataset')}, {said.get('partition')}, {said.get('num_clients')} clients"
-    return f"{said.get('aggregation')} {attack}: {data}"
+    attack = f"under {config.get('attack')}" if config.get("attack") else "without attack"
+    data = f"{config.get('dataset')}, {config.get('partition')}, {config.get('num_clients')} clients"
+    return f"{config.get('aggregation')} {attack}: {data}"
 
 
 def heat_map(rows: list[str], columns: list[str], values: list[list[float]], title: str) -> Figure:

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fl_impl.common.files import write_atomically
 from fl_impl.config import describe
 from fl_impl.experiment import NONE, Comparison, Trial
-from fl_impl.metrics import FLMetrics, write_atomically
+from fl_impl.metrics import FLMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

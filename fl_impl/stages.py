@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from fl_impl.admission import Admitted, Matrix, Reasons, admit, joined, without_non_finite
 from fl_impl.clients import SimulatedClient
-from fl_impl.cohort import train_together
 from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
+from fl_impl.training.cohort import train_together
 
 if TYPE_CHECKING:
     from fl_impl.config import FLConfig
-    from fl_impl.parameters import Vector
+    from fl_impl.training.parameters import Vector
 
 Vector64 = npt.NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from fl_impl import FederatedLearningCoordinator, FLConfig, make_clients
 from fl_impl.clients import SimulatedClient, make_problem
-from fl_impl.models import make_task
+from fl_impl.training.models import make_task
 
 ROUNDS, RATE, BATCH = 20, 0.1, 32
 Run = Callable[[], float]

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from fl_impl import FLConfig, make_clients
-from fl_impl.models import make_task
-from fl_impl.parameters import load_vector, to_vector
+from fl_impl.training.models import make_task
+from fl_impl.training.parameters import load_vector, to_vector
 
 ROUNDS, RATE, BATCH = 20, 0.1, 32
 

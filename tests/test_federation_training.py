@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from fl_impl import FederatedLearningCoordinator, FLConfig, make_clients
 from fl_impl.clients import SimulatedClient
-from fl_impl.cohort import Recipe, batched_gradient, lone_gradient, train_alone, train_together
-from fl_impl.models import make_task
-from fl_impl.parameters import load_vector, to_vector
-from fl_impl.server import adam, sgd, yogi
+from fl_impl.training.cohort import Recipe, batched_gradient, lone_gradient, train_alone, train_together
+from fl_impl.training.models import make_task
+from fl_impl.training.parameters import load_vector, to_vector
+from fl_impl.training.server_optimizers import adam, sgd, yogi
 
 
 def cohort(**settings: Any) -> list[SimulatedClient]:

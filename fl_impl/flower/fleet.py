@@ -19,7 +19,7 @@ from fl_impl.flower.records import header_of, unpacked
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-    from fl_impl.parameters import Vector
+    from fl_impl.training.parameters import Vector
 
 PATIENCE: Final = 120.0
 """Seconds that a round waits for the slowest node, where `client_timeout` is not given."""

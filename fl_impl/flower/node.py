@@ -19,7 +19,7 @@ from fl_impl.flower.records import header_of, unpacked
 from fl_impl.stages import ask
 
 if TYPE_CHECKING:
-    from fl_impl.parameters import Vector
+    from fl_impl.training.parameters import Vector
 
 FAULT: Final = 2
 """Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION."""

@@ -111,6 +111,6 @@ def held_out_losses(metrics: FLMetrics) -> Any:
     rounds = metrics.series("round")
     axis.plot(rounds, metrics.series("global_loss"), color="black", linewidth=2, label="all text")
     axis.set(xlabel="round", ylabel="held-out loss, nats a token")
-    axis.set_title(title_of(metrics), fontsize=9)
+    axis.set_title(title_of(metrics.config), fontsize=9)
     axis.legend(fontsize=7, ncols=2)
     return figure

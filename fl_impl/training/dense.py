@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from fl_impl.models import Task
+    from fl_impl.training.models import Task
 
 ATEN = torch.ops.aten
 Stack = dict[str, torch.Tensor]

@@ -14,10 +14,10 @@ import torch
 from torch.func import functional_call, grad_and_value, vmap
 
 from fl_impl.common.randomness import torch_seed
-from fl_impl.dense import dense_gradient, dense_layers
-from fl_impl.models import Task, own_randomness, threads_for
-from fl_impl.parameters import Vector
-from fl_impl.shuffling import Ints, steps
+from fl_impl.training.dense import dense_gradient, dense_layers
+from fl_impl.training.models import Task, own_randomness, threads_for
+from fl_impl.training.parameters import Vector
+from fl_impl.training.shuffling import Ints, steps
 
 Stack = dict[str, torch.Tensor]
 """name -> (n, *shape)."""

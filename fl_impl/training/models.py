@@ -20,7 +20,7 @@ from fl_impl.common.randomness import torch_seed
 from fl_impl.common.registry import Registry
 from fl_impl.common.specs import import_attribute
 from fl_impl.data.labelled import Array, Dataset
-from fl_impl.parameters import Layout, Vector, layout_of, to_vector
+from fl_impl.training.parameters import Layout, Vector, layout_of, to_vector
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SMALL: Final = 1_000_000

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fl_impl.admission import Admitted, Reasons, replaced, stacked
-from fl_impl.assaults import Assault
 from fl_impl.attacks import resolve
-from fl_impl.checkpoints import RunState, load_state, save_state
-from fl_impl.context import Server
-from fl_impl.delivery import choose, combine, deliver, plain_bytes
-from fl_impl.evaluation import Ground, ground_of
 from fl_impl.metrics import LATEST, FLMetrics, RoundResult
-from fl_impl.stages import quorum, scaffold_control, spread, train
+from fl_impl.rounds.admission import Admitted, Reasons, replaced, stacked
+from fl_impl.rounds.attackers import Assault
+from fl_impl.rounds.checkpoints import RunState, load_state, save_state
+from fl_impl.rounds.context import Server
+from fl_impl.rounds.delivery import choose, combine, deliver, plain_bytes
+from fl_impl.rounds.evaluation import Ground, ground_of
+from fl_impl.rounds.stages import quorum, scaffold_control, spread, train
 from fl_impl.training.server_optimizers import server_optimizer
 
 if TYPE_CHECKING:
     from fl_impl.config import FLConfig
-    from fl_impl.evaluation import Evaluate
+    from fl_impl.rounds.evaluation import Evaluate
 
 
 class FederatedLearningCoordinator:

@@ -25,7 +25,7 @@ from fl_impl.flower.inline import inline
 from fl_impl.flower.mod import byzantine_clients
 from fl_impl.flower.node import client_app
 from fl_impl.flower.records import form_of, unpacked
-from fl_impl.stages import train
+from fl_impl.rounds.stages import train
 
 D = 7
 ORIGIN = [np.arange(4, dtype=np.float32), np.ones((1, 3), np.float32)]

@@ -23,7 +23,7 @@ from fl_impl import FederatedLearningCoordinator, FLConfig, make_clients
 from fl_impl.flower.backend import portable
 from fl_impl.flower.deployment import deployed
 from fl_impl.flower.fleet import Fleet
-from fl_impl.stages import train as train_locally
+from fl_impl.rounds.stages import train as train_locally
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {"num_clients": 10, "aggregation": "nnm|trimmed_mean", "byzantine_fraction": 0.2, "attack": "sign_flip", "seed": 1}

@@ -25,7 +25,7 @@ from fl_impl.privacy import (
 )
 from fl_impl.privacy.fixed_point import FixedPoint, from_ring, ring_encoding, to_ring
 from fl_impl.privacy.ftrl import factor, inverse_factor, sensitivity
-from fl_impl.privacy.randomness import discrete_gaussian, normal, uniform
+from fl_impl.privacy.noise import discrete_gaussian, normal, uniform
 
 HALF = Budget(1.0, 1e-5, 0.5)
 SIX_SIGMA = 6.0

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
-from fl_impl.admission import Admitted, Reasons, admit
 from fl_impl.clients import ClientUpdate
 from fl_impl.flower.node import CLAIMS, kept, restore
 from fl_impl.flower.records import header_of, unpacked
+from fl_impl.rounds.admission import Admitted, Reasons, admit
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid

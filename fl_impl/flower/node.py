@@ -11,12 +11,12 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_impl.admission import Reasons, as_row, message_fault
-from fl_impl.assaults import Assault
 from fl_impl.attacks import resolve
 from fl_impl.clients import ClientUpdate, SimulatedClient
 from fl_impl.flower.records import header_of, unpacked
-from fl_impl.stages import ask
+from fl_impl.rounds.admission import Reasons, as_row, message_fault
+from fl_impl.rounds.attackers import Assault
+from fl_impl.rounds.stages import ask
 
 if TYPE_CHECKING:
     from fl_impl.training.parameters import Vector

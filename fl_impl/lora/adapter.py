@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from fl_impl.assaults import Assault
 from fl_impl.attacks import resolve as resolve_attack
 from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
@@ -24,6 +23,7 @@ from fl_impl.lora.product import refactored, stack
 from fl_impl.lora.rounds import Plan, Space, State, run_round
 from fl_impl.lora.training import Judged, Recipe, judge
 from fl_impl.metrics import FLMetrics, RoundResult
+from fl_impl.rounds.attackers import Assault
 
 if TYPE_CHECKING:
     from fl_impl.lora.factors import Factors

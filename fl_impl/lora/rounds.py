@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fl_impl.admission import Admitted, Reasons, admit, joined
 from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
-from fl_impl.delivery import combine, deliver, plain_bytes
 from fl_impl.lora.adapted import Adapted, initial
 from fl_impl.lora.factors import Factors, unflat, zeros
 from fl_impl.lora.product import Reals, gram, refactored, stack, weigh
 from fl_impl.lora.training import LocalTraining, Recipe
 from fl_impl.metrics import RoundResult
-from fl_impl.stages import ask, spread
+from fl_impl.rounds.admission import Admitted, Reasons, admit, joined
+from fl_impl.rounds.delivery import combine, deliver, plain_bytes
+from fl_impl.rounds.stages import ask, spread
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
-    from fl_impl.assaults import Assault
     from fl_impl.lora.modes import Merged, Mode, Trains
     from fl_impl.privacy.protection import Protection
+    from fl_impl.rounds.attackers import Assault
 
 Space = Literal["product", "factors"]
 

@@ -5,7 +5,7 @@ from fl_impl.privacy.analytic import gaussian_delta, gaussian_epsilon, gaussian_
 from fl_impl.privacy.clipping import clip, l2_norm
 from fl_impl.privacy.ftrl import ToeplitzFTRL
 from fl_impl.privacy.mechanisms import MECHANISMS, AdaptiveGaussian, Gaussian, LocalGaussian, Mechanism, Release
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness, seeded
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, seeded
 from fl_impl.privacy.sampling import cyclic_sample, poisson_sample
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 
 from fl_impl.common.extras import require
 from fl_impl.privacy.mechanisms import Gaussian
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 
 if TYPE_CHECKING:
     from fl_impl.privacy.accounting import Budget

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fl_impl.privacy.analytic import gaussian_epsilon, gaussian_noise
 from fl_impl.privacy.clipping import shorten
 from fl_impl.privacy.mechanisms import Release, as_rows, mechanism
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness, normal
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, normal
 from fl_impl.privacy.sampling import cyclic_sample
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError
 from fl_impl.privacy.secure_aggregation.session import Network, honest_network, secure_sum
 from fl_impl.privacy.secure_aggregation.terms import Terms

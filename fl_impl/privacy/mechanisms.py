@@ -17,7 +17,7 @@ from fl_impl.privacy.accounting import Budget, calibrate, spent_epsilon
 from fl_impl.privacy.analytic import gaussian_epsilon, gaussian_noise
 from fl_impl.privacy.clipping import check_bound, clip, shorten
 from fl_impl.privacy.fixed_point import FixedPoint
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness, discrete_gaussian, normal
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, discrete_gaussian, normal
 from fl_impl.privacy.sampling import poisson_sample
 
 if TYPE_CHECKING:

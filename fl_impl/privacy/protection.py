@@ -17,7 +17,7 @@ from fl_impl.privacy.accounting import Budget
 from fl_impl.privacy.clipping import clip
 from fl_impl.privacy.combinations import check_combination
 from fl_impl.privacy.mechanisms import MECHANISMS, LocalGaussian
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 
 Rows = npt.NDArray[Any]
 Rule = Callable[..., Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness, uniform
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, uniform
 
 
 def poisson_sample(clients: int, probability: float, randomness: Randomness = OPERATING_SYSTEM) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fl_impl.privacy.fixed_point import to_ring
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness, discrete_gaussian
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, discrete_gaussian
 from fl_impl.privacy.secure_aggregation.channel import agree, mailbox_key, number_bytes, seal, sign, unseal, verified
 from fl_impl.privacy.secure_aggregation.frames import (
     SecureAggregationError,

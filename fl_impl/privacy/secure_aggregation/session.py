@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fl_impl.privacy.randomness import OPERATING_SYSTEM, Randomness
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 from fl_impl.privacy.secure_aggregation.client import Client
 from fl_impl.privacy.secure_aggregation.server import SecureSum, Server
 from fl_impl.privacy.secure_aggregation.terms import Terms

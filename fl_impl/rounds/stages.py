@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.admission import Admitted, Matrix, Reasons, admit, joined, without_non_finite
 from fl_impl.clients import SimulatedClient
 from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
+from fl_impl.rounds.admission import Admitted, Matrix, Reasons, admit, joined, without_non_finite
 from fl_impl.training.cohort import train_together
 
 if TYPE_CHECKING:

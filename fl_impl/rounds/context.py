@@ -13,9 +13,9 @@ from fl_impl.common.randomness import generator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fl_impl.admission import Admitted
     from fl_impl.aggregators import Aggregator
-    from fl_impl.checkpoints import RunState
+    from fl_impl.rounds.admission import Admitted
+    from fl_impl.rounds.checkpoints import RunState
 
 ROOT_SAMPLES: Final = 100
 """How many clean samples the server holds itself, for a rule that wants its own update."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fl_impl.admission import Admitted, Reasons
 from fl_impl.compression import resolve
-from fl_impl.stages import Vector64, select
+from fl_impl.rounds.admission import Admitted, Reasons
+from fl_impl.rounds.stages import Vector64, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

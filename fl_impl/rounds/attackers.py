@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fl_impl.admission import Admitted, Reasons, admit, without_non_finite
 from fl_impl.clients import ClientUpdate
 from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
+from fl_impl.rounds.admission import Admitted, Reasons, admit, without_non_finite
 
 if TYPE_CHECKING:
     from fl_impl.attacks import Attack
     from fl_impl.data import Dataset
-    from fl_impl.evaluation import Ground
+    from fl_impl.rounds.evaluation import Ground
     from fl_impl.training.parameters import Vector
 
 

@@ -147,7 +147,7 @@ class FLMetrics:
 
         Raises ModuleNotFoundError where matplotlib is not installed.
         """
-        from fl_impl.plots import convergence, title_of  # noqa: PLC0415  # matplotlib is an extra
+        from fl_impl.plotting.figures import convergence, title_of  # noqa: PLC0415  # matplotlib is an extra
 
         target = Path(path) if path is not None else (self.path or Path(LATEST)).with_suffix(".png")
         figure = convergence(self.series, title_of(self.config))

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from fl_impl import FLMetrics
-from fl_impl.experiment import Comparison, Grid, run_grid
+from fl_impl.experiment.grid import Comparison, Grid, run_grid
 
 pytest.importorskip("typer", reason="the cli extra is not installed")
 from typer.testing import CliRunner
 
-from fl_impl.commands import app
+from fl_impl.experiment.commands import app
 
 SMALL = ["--num-rounds", "2", "--num-clients", "4"]
 
@@ -150,7 +150,7 @@ def test_a_federation_that_breaks_down_is_a_result_with_its_reason(tmp_path: Pat
     comparison = Comparison(run_grid(grid, tmp_path, workers=1))
     assert "1 sound updates" in comparison.runs("mean", "drop_out", 0.75)[0].error
     assert comparison.accuracy("mean", "drop_out", 0.75) != comparison.accuracy("mean", "drop_out", 0.75)  # NaN
-    from fl_impl.report import comparison_page
+    from fl_impl.experiment.page import comparison_page
 
     assert "ended early" in comparison_page(comparison)
 
@@ -159,7 +159,7 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path) -> Non
     command = [
         sys.executable,
         "-c",
-        "from fl_impl.cli import main; main()",
+        "from fl_impl.experiment.cli import main; main()",
         "run",
         "--num-rounds",
         "100000",
@@ -180,7 +180,7 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path) -> Non
 
 
 def test_without_typer_the_extra_is_named(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['typer'] = None; from fl_impl.cli import main; main()"
+    code = "import sys; sys.modules['typer'] = None; from fl_impl.experiment.cli import main; main()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ended.returncode == 1
     assert 'pip install "pytest-fl[cli]"' in ended.stderr

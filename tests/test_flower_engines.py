@@ -21,7 +21,7 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'pytest-f
 
 from fl_impl import FederatedLearningCoordinator, FLConfig, make_clients
 from fl_impl.flower.backend import portable
-from fl_impl.flower.deployment import deployed
+from fl_impl.flower.deployment.launch import deployed
 from fl_impl.flower.fleet import Fleet
 from fl_impl.rounds.stages import train as train_locally
 
@@ -83,7 +83,7 @@ def experiment(folder, backend, rounds):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in {**OPTIONS, "num_rounds": rounds}.items()]
     return Command(
         "-c",
-        "from fl_impl.cli import main; main()",
+        "from fl_impl.experiment.cli import main; main()",
         "run",
         *options,
         f"--backend={backend}",
@@ -198,8 +198,8 @@ def test_tls_and_node_keys_and_a_stranger_is_refused():
 
 def joined_by_a_stranger(deployment):
     """Whether a SuperNode with a key that the SuperLink was not told gets in."""
-    from fl_impl.flower.certificates import make_node_key
-    from fl_impl.flower.deployment import free_ports
+    from fl_impl.flower.deployment.certificates import make_node_key
+    from fl_impl.flower.deployment.launch import free_ports
 
     folder = deployment.folder
     make_node_key(folder / "stranger.key")

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from fl_impl.commands import app
+from fl_impl.experiment.commands import app
 from fl_impl.lora import LoRAFLAdapter
 from fl_impl.lora.adapter import HELD_OUT
 

@@ -44,7 +44,7 @@ def grid_of(config: FLConfig, clients: Sequence[Any]) -> Generator[tuple[Grid, C
         with simulated(client_app(lambda _: held), len(held)) as (grid, broken):
             yield grid, broken
     else:
-        from fl_impl.flower.deployment import deployed  # noqa: PLC0415  # as above
+        from fl_impl.flower.deployment.launch import deployed  # noqa: PLC0415  # as above
 
         with deployed(len(held), portable(config, held)) as (grid, deployment):
             yield grid, deployment.broken

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from fl_impl.charts import legend, line_chart
-from fl_impl.experiment import NONE, Comparison
+from fl_impl.experiment.grid import NONE, Comparison
+from fl_impl.plotting.svg import legend, line_chart
 
 if TYPE_CHECKING:
     from fl_impl.metrics import FLMetrics

@@ -29,7 +29,7 @@ from flwr.superlink.grid import HttpGrid
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-    from fl_impl.flower.deployment import Deployment
+    from fl_impl.flower.deployment.handle import Deployment
 
 SCHEDULING: Final = 30.0
 """Seconds until the SuperLink must hand out the task of the ServerApp."""
@@ -47,8 +47,8 @@ dependencies = ["flwr>=1.41"]
 publisher = "pytest-fl"
 
 [tool.flwr.app.components]
-serverapp = "fl_impl.flower.deployed:server"
-clientapp = "fl_impl.flower.deployed:client"
+serverapp = "fl_impl.flower.deployment.app:server"
+clientapp = "fl_impl.flower.deployment.app:client"
 
 [tool.flwr.app.config]
 settings = {settings}

@@ -1,4 +1,4 @@
-"""The processes of a deployment: `python -m fl_impl.flower.processes` reads a plan on stdin and runs it until stdin ends.
+"""The processes of a deployment, `python -m fl_impl.flower.deployment.processes`: they follow a plan on stdin until it ends.
 
 The plan is one line; upon a second line, when the SuperLink knows the nodes' keys, the SuperNodes start.
 
@@ -51,7 +51,7 @@ def main() -> None:
     prepare()
     for module in ("superlink.main", "superlink.cli", "supernode.main", "supernode.cli", "supercore.cli"):
         importlib.import_module(f"flwr.{module}")
-    from fl_impl.flower.deployed import clients_of  # noqa: PLC0415  # after prepare()
+    from fl_impl.flower.deployment.app import clients_of  # noqa: PLC0415  # after prepare()
 
     clients_of(plan.settings)
     link = fork(plan, "superlink", entry("flwr.superlink.cli", "flower_superlink"), plan.superlink)

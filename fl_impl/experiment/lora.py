@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fl_impl.presenting import console, progress
-from fl_impl.settings import BROKEN, INTERRUPTED, USAGE, fail
+from fl_impl.experiment.console import console, progress
+from fl_impl.experiment.options import BROKEN, INTERRUPTED, USAGE, fail
 
 if TYPE_CHECKING:
     from fl_impl.lora import LoRAFLAdapter
@@ -102,7 +102,7 @@ def stored(adapter: LoRAFLAdapter, output: Path) -> None:
 def held_out_losses(metrics: FLMetrics) -> Any:
     """A figure: the loss of each client on its own held-out text, from before the first round on, and that of all text."""
     from fl_impl.lora.adapter import HELD_OUT  # noqa: PLC0415  # it imports torch
-    from fl_impl.plots import new_figure, title_of  # noqa: PLC0415  # matplotlib is an extra
+    from fl_impl.plotting.figures import new_figure, title_of  # noqa: PLC0415  # matplotlib is an extra
 
     figure, axis = new_figure(7, 4)
     for name, losses in metrics.clients.items():

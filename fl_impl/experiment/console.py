@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fl_impl.common.files import write_atomically
 from fl_impl.config import describe
-from fl_impl.experiment import NONE, Comparison, Trial
+from fl_impl.experiment.grid import NONE, Comparison, Trial
 from fl_impl.metrics import FLMetrics
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def stored(folder: Path) -> dict[Trial, FLMetrics]:
 
 def present(results: Mapping[Trial, FLMetrics], folder: Path, page: Path | None = None) -> None:
     """Print the tables; write comparison.html, comparison.csv and the pictures."""
-    from fl_impl.report import comparison_page  # noqa: PLC0415  # only where a page is made
+    from fl_impl.experiment.page import comparison_page  # noqa: PLC0415  # only where a page is made
 
     comparison = Comparison(results)
     rules, attacks = comparison.aggregators, comparison.attacks
@@ -115,7 +115,7 @@ def grid_table(rules: list[str], attacks: list[str], rows: list[list[float]], ti
 
 def pictures(comparison: Comparison, folder: Path) -> None:
     """A heat map for each fraction and, for several, accuracy under the worst attack over them; or why there are none."""
-    from fl_impl.plots import against_fraction, heat_map  # noqa: PLC0415  # matplotlib is an extra
+    from fl_impl.plotting.figures import against_fraction, heat_map  # noqa: PLC0415  # matplotlib is an extra
 
     rules, attacks, fractions = comparison.aggregators, comparison.attacks, comparison.fractions
     try:

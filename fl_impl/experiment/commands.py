@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_impl.common.specs import split
-from fl_impl.experiment import Grid, run_grid
-from fl_impl.lora.command import lora
+from fl_impl.experiment.console import console, last, picture, plan, present, progress, status, stored
+from fl_impl.experiment.grid import Grid, run_grid
+from fl_impl.experiment.lora import lora
+from fl_impl.experiment.options import BROKEN, INTERRUPTED, USAGE, configuration, fail, reason, settings_of, with_settings
 from fl_impl.metrics import LATEST, FLMetrics
-from fl_impl.presenting import console, last, picture, plan, present, progress, status, stored
-from fl_impl.settings import BROKEN, INTERRUPTED, USAGE, configuration, fail, reason, settings_of, with_settings
 
 if TYPE_CHECKING:
-    from fl_impl.experiment import Trial
+    from fl_impl.experiment.grid import Trial
     from fl_impl.metrics import RoundResult
 
 app = typer.Typer(
@@ -127,7 +127,7 @@ def report(
     output: Annotated[Path | None, typer.Option(help="The HTML page; beside the source by default.")] = None,
 ) -> None:
     """Make one self-contained HTML page of a run or a comparison."""
-    from fl_impl.report import run_page  # noqa: PLC0415  # only where a page is made
+    from fl_impl.experiment.page import run_page  # noqa: PLC0415  # only where a page is made
 
     if source.is_dir():
         present(stored(source), source, output)

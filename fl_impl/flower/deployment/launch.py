@@ -14,14 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from fl_impl.flower.certificates import Certificates, make_certificates, make_node_key
-from fl_impl.flower.control import register, running_app
+from fl_impl.flower.deployment.certificates import make_certificates, make_node_key
+from fl_impl.flower.deployment.control import register, running_app
+from fl_impl.flower.deployment.handle import Deployment
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -32,39 +32,6 @@ STARTING: Final = 120.0
 """Seconds until the SuperLink must answer."""
 STOPPING: Final = 15.0
 """Seconds until all processes must have ended, before they are killed."""
-
-
-@dataclass
-class Deployment:
-    """A running deployment."""
-
-    folder: Path
-    """Logs, certificates and keys; removed at the end."""
-    address: str
-    """Of the SuperLink: all its APIs are on one port."""
-    launcher: subprocess.Popen[str]
-    superlink: int
-    supernodes: list[tuple[int, int]]
-    """Of each SuperNode its process and that of its SuperExec."""
-    certificates: Certificates | None = None
-    keys: list[bytes] = field(default_factory=list[bytes])
-    """The public keys of the nodes that may join; without TLS anybody on this machine may."""
-    given_up: str = ""
-    """Why the SuperLink no longer takes part."""
-
-    @property
-    def pids(self) -> list[int]:
-        """All processes but those of tasks."""
-        return [self.launcher.pid, self.superlink, *(pid for pair in self.supernodes for pid in pair)]
-
-    def broken(self) -> str:
-        """Why it no longer runs; "" while it does."""
-        return self.given_up if self.launcher.poll() is None else f"its processes have ended:\n{self.logs()}"
-
-    def logs(self, lines: int = 15) -> str:
-        """The last lines of all logs."""
-        tails = [(path.name, path.read_text(errors="replace").splitlines()[-lines:]) for path in self.folder.glob("*.log")]
-        return "\n".join(f"{name}: {line}" for name, tail in sorted(tails) for line in tail)
 
 
 @contextlib.contextmanager
@@ -90,7 +57,7 @@ def launched(folder: Path, nodes: int, settings: str, *, tls: bool) -> Generator
     keys = [make_node_key(folder / f"node-{i}.key") for i in range(nodes)] if tls else []
     link, *ports = free_ports(nodes + 1)
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "fl_impl.flower.processes"],
+        [sys.executable, "-m", "fl_impl.flower.deployment.processes"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(folder / "launcher.log").open("w"), text=True,
         start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -106,7 +73,7 @@ def launched(folder: Path, nodes: int, settings: str, *, tls: bool) -> Generator
 
 
 def plan_of(deployment: Deployment, ports: list[int]) -> dict[str, Any]:
-    """What `fl_impl.flower.processes` is told."""
+    """What `fl_impl.flower.deployment.processes` is told."""
     folder, made = deployment.folder, deployment.certificates
     port = deployment.address.rpartition(":")[2]
     superlink = ["--host", HOST, "--port", port, "--isolation", "process", "--disable-runtime-dependency-installation"]

@@ -14,6 +14,6 @@ def main() -> None:
             require(library, extra="cli")
     except ModuleNotFoundError as error:
         sys.exit(f"fl-experiment: {error}")
-    from fl_impl.commands import app  # noqa: PLC0415  # it imports typer
+    from fl_impl.experiment.commands import app  # noqa: PLC0415  # it imports typer
 
     app()

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_seriali
 from fl_impl.aggregators import resolve as resolve_aggregator
 from fl_impl.attacks import resolve as resolve_attack
 from fl_impl.common.counts import floor_of, tolerated
-from fl_impl.common.counts import floor_of as byzantine_count  # noqa: F401  # Flower's strategy and mod import it here
 from fl_impl.common.extras import require
 from fl_impl.common.specs import nearest, parse
 from fl_impl.compression import resolve as resolve_compression
@@ -23,6 +22,8 @@ from fl_impl.training.server_optimizers import server_optimizer
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.privacy.protection import Protection
+
+byzantine_count = floor_of  # the name under which Flower's strategy and mod know it
 
 
 class FLConfig(BaseModel):

@@ -90,6 +90,7 @@ def accountant() -> Accountant:
             noise_multiplier=noise, delta=delta, sampling=sampling, rounds=rounds
         ),
         lambda epsilon, delta, sampling, rounds: calibrate(epsilon=epsilon, delta=delta, sampling=sampling, rounds=rounds),
+        precision=2e-3,
     )
 
 

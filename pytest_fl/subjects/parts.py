@@ -42,6 +42,8 @@ class Accountant:
     """(noise multiplier, delta, sampling probability, rounds) -> epsilon, adding or removing a client, Poisson sampling."""
     calibrate: Callable[[float, float, float, int], float] | None = None
     """(epsilon, delta, sampling probability, rounds) -> noise multiplier."""
+    precision: float | None = None
+    """How far above the exact cost it may be, relative; None where no more is claimed than an upper bound."""
 
 
 @dataclass(frozen=True, eq=False)

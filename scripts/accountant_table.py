@@ -14,6 +14,7 @@ import itertools
 import math
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution
@@ -67,8 +68,8 @@ def integral(z: float, delta: float, q: float) -> float:
 
 def contour(z: float, delta: float, q: float, rounds: int) -> float | None:
     """The larger of both directions; None where the integral takes too many nodes."""
-    both = [inversion(z, delta, q, rounds, adding=adding) for adding in (False, True)]
-    return None if None in both else max(both)
+    removing, adding = (inversion(z, delta, q, rounds, adding=adding) for adding in (False, True))
+    return None if removing is None or adding is None else max(removing, adding)
 
 
 def inversion(z: float, delta: float, q: float, rounds: int, *, adding: bool) -> float | None:
@@ -97,7 +98,7 @@ def inversion(z: float, delta: float, q: float, rounds: int, *, adding: bool) ->
     low = max(0.0, top - 60 / theta)
     if delta_at(low) <= delta:
         return 0.0 if low == 0 else None
-    return brentq(lambda e: delta_at(e) - delta, low, top * (1 + 1e-9), rtol=1e-12, xtol=1e-15)
+    return float(cast("float", brentq(lambda e: delta_at(e) - delta, low, top * (1 + 1e-9), rtol=np.float64(1e-12))))
 
 
 def nodes(z: float, delta: float, q: float, rounds: int, *, adding: bool) -> tuple[float, float, np.ndarray, np.ndarray] | None:
@@ -116,7 +117,7 @@ def nodes(z: float, delta: float, q: float, rounds: int, *, adding: bool) -> tup
         theta = math.exp(log_theta)
         return (rounds * float(np.logaddexp.reduce(density + theta * loss)) - math.log(delta)) / theta
 
-    theta = math.exp(minimize_scalar(chernoff, bounds=(-14, 16), method="bounded").x)
+    theta = math.exp(cast("Any", minimize_scalar(chernoff, bounds=(-14, 16), method="bounded")).x)
     exponent = density + theta * loss
     keep = exponent > exponent.max() - DEEPEST
     if keep[0] or keep[-1]:
@@ -145,7 +146,7 @@ def characteristic(loss: np.ndarray, weights: np.ndarray, rounds: int, step: flo
 def library(z: float, delta: float, q: float, rounds: int) -> float | None:
     """dp-accounting; None where its FFT's rounding, or that of its differences on a fine grid, would reach delta."""
     spread = round_spread(z, q)
-    interval = max(spread / 60, (10 / z + 0.5 / z**2) / 1_000_000)
+    interval = max(min(spread / 60, 5e-3), (10 / z + 0.5 / z**2) / 1_000_000)
     if rounds * 1e-16 * 1e4 > delta or rounds * 1e-16 / interval * 1e4 > delta or interval > spread / 8:
         return None
     loss = privacy_loss_distribution.from_gaussian_mechanism(z, value_discretization_interval=interval, sampling_prob=q)

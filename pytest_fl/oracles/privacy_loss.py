@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,7 @@ def epsilon_of(noise: float, delta: float, sampling: float, rounds: int) -> floa
 def lattice_epsilon(noise: float, delta: float, sampling: float, rounds: int, *, points: float = 3e6) -> float | None:
     """Composition on a lattice in extended precision, extrapolated to no step; None where it takes too many points."""
     spread = round_spread(noise, sampling)
-    step = max(spread / 20, (10 / noise + 0.5 / noise**2) / 200_000)
+    step = max(min(spread / 20, 0.02), (10 / noise + 0.5 / noise**2) / 200_000)
     if sampling == 1 or 20 * math.sqrt(rounds) * spread / step > points:
         return None
     coarse, fine = (
@@ -78,14 +79,14 @@ def lattice_epsilon(noise: float, delta: float, sampling: float, rounds: int, *,
 
 def _composed(noise: float, delta: float, sampling: float, rounds: int, step: float, *, adding: bool) -> float:
     """Each cell's mass of both distributions is moved to its ends; the loss that results is composed by a long FFT."""
-    from scipy.fft import irfft, next_fast_len, rfft  # noqa: PLC0415  # as above
+    from scipy.fft import next_fast_len  # noqa: PLC0415  # as above
 
     loss, mass = _one_round(noise, delta * 1e-5 / rounds, sampling, step, adding=adding)
     width = 24 * math.sqrt(rounds) * round_spread(noise, sampling) + 3 * (loss[-1] - loss[0])
-    length = next_fast_len(int(width / step) + len(mass), real=True)
+    length = cast("int", next_fast_len(int(width / step) + len(mass), real=True))
     start = rounds * round(loss[0] / step)
     first = max(start, round((rounds * float(mass @ loss) - width / 3) / step))
-    total = irfft(rfft(mass.astype(np.longdouble), length) ** rounds, length)
+    total = np.fft.irfft(np.fft.rfft(mass.astype(np.longdouble), length) ** rounds, length)
     total = np.roll(total, -((first - start) % length)).astype(np.float64)
     sums = step * (first + np.arange(length))
 
@@ -103,7 +104,7 @@ def _one_round(noise: float, tail: float, sampling: float, step: float, *, addin
     far, rest = -noise * float(ndtri(tail)), math.log1p(-sampling)
     low, high = (float(np.logaddexp(rest, math.log(sampling) + (2 * x - 1) / (2 * noise**2))) for x in (-far, 1 + far))
     low, high = (-high, -low) if adding else (low, high)
-    loss = step * np.arange(math.floor(low / step), math.ceil(high / step) + 1)
+    loss = step * np.arange(math.floor(low / step), math.ceil(high / step) + 1, dtype=np.float64)
     with np.errstate(all="ignore"):
         inner = np.expm1(-loss if adding else loss) + sampling
         x = np.nan_to_num(noise**2 * np.log(inner / sampling) + 0.5, nan=-np.inf, neginf=-np.inf)

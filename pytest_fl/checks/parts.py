@@ -31,7 +31,17 @@ class Audit:
     """Why the part does not claim this; empty where it does."""
 
 
-MODULES: Final = ("privacy", "accountants", "compression", "secure_aggregation", "lora")
+MODULES: Final = (
+    "privacy",
+    "mechanisms",
+    "noise",
+    "sampling",
+    "canaries",
+    "accountants",
+    "compression",
+    "secure_aggregation",
+    "lora",
+)
 AUDITS: Final[dict[str, Audit]] = {}
 """All of them by name, in the order in which they run."""
 

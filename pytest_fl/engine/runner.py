@@ -56,10 +56,8 @@ def verify(
 
 def chosen_checks(names: Iterable[str] | None = None) -> list[Check]:
     """The checks of these names, or all; ValueError with the nearest name for an unknown one."""
-    from fl_impl.common.specs import lookup  # noqa: PLC0415  # fl_impl is loaded when a check runs
-
     known = all_checks()
-    return list(known.values()) if names is None else [lookup(name, known, "the name of a check") for name in names]
+    return list(known.values()) if names is None else [known[name] for name in names]
 
 
 def run_check(rule: Rule, check: Check, profile: Profile, expected_failures: Mapping[str, str]) -> Row:

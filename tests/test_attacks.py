@@ -253,6 +253,7 @@ def test_pipes_put_stages_in_order() -> None:
         ("sign_flip(skale=2)", "did you mean 'scale'"),
         ("zero(1)", "at most 0 options"),
         (7, "expected an attack"),
+        ("fl_impl.attacks:ALL", "expected an attack"),
         ("fl_impl.attacks:nothing", "no attribute"),
     ],
 )

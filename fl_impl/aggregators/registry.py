@@ -155,7 +155,7 @@ def resolve(what: object) -> Aggregator:
     if isinstance(what, str):
         *before, last = [part.strip() for part in specs.split(what, "|")]
         return functools.reduce(lambda after, pre: _pre_aggregator(pre, what) | after, reversed(before), _rule(last))
-    if callable(what) and not isinstance(what, PreAggregator):
+    if callable(what) and not isinstance(what, PreAggregator | Registry):
         return Aggregator(_import_path(what), what, native=True)
     raise ValueError(
         'expected an aggregator: a spec such as "krum" or "nnm|trimmed_mean", an Aggregator, or a function '

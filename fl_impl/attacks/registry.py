@@ -55,7 +55,7 @@ def resolve(chosen: Any) -> Attack:
         for stage in stages[1:]:
             whole |= stage
         return whole
-    if callable(chosen):
+    if callable(chosen) and not isinstance(chosen, Registry):
         return Attack(getattr(chosen, "__name__", type(chosen).__name__), "update", chosen, source="the user's own")
     raise ValueError(f"expected an attack: a name, an Attack or a function (honest, f, rng); got {chosen!r}")
 

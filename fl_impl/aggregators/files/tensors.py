@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -123,7 +123,7 @@ def _sharded(path: Path) -> TensorFile:
 def read_into(file: BinaryIO, tensor: Tensor, start: int, out: npt.NDArray[Any]) -> None:
     """Fill out, a contiguous array of the stored type, with the numbers from number `start` on (in C order)."""
     file.seek(tensor.offset + start * tensor.itemsize)
-    view = memoryview(out).cast("B")
+    view = out.data.cast("B")
     if file.readinto(view) != len(view):  # type: ignore[attr-defined]  # raw files have it, BinaryIO does not say so
         raise ValueError(f"{tensor.file}: shorter than when it was opened, at {tensor.name}")
 
@@ -162,11 +162,11 @@ class Written:
     def put(self, tensor: Tensor, start: int, values: npt.NDArray[Any]) -> None:
         """Write stored numbers from number `start` of the tensor on."""
         self._file.seek(self._start + self._offsets[tensor.name] + start * tensor.itemsize)
-        self._file.write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        self._file.write(np.ascontiguousarray(values).data.cast("B"))
 
 
 @contextmanager
-def written_whole(path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> Iterator[Written]:
+def written_whole(path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> Generator[Written]:
     """A file that appears under its name only when all of it is on the disk: killed at any moment, the old one stays."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

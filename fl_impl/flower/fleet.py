@@ -56,15 +56,14 @@ class Fleet:
         trainees: Mapping[int, Any],
         parameters: Vector,
         round_number: int,
-        rejected: Reasons,
         *,
         control: Vector | None = None,
         timeout: float | None = None,
     ) -> Admitted:
-        """Everybody's sound update; why the others have none is written to `rejected`."""
+        """Everybody's sound update, and why the others have none."""
         if not self.nodes:
             self.nodes = self.joined()
-        rejected |= {client: "its node never joined" for client in trainees if client not in self.nodes}
+        rejected: Reasons = {client: "its node never joined" for client in trainees if client not in self.nodes}
         present = [client for client in trainees if client in self.nodes]
         asked = {client: self.task(client, trainees[client], parameters, round_number, control, timeout) for client in present}
         replies = self.exchange(asked, PATIENCE if timeout is None else timeout)
@@ -75,7 +74,7 @@ class Fleet:
                 answers[client] = read(client, trainees[client], replies.get(client), len(parameters), rejected)
             except ValueError as error:
                 rejected[client] = str(error)
-        return admit(answers, len(parameters), round_number, rejected)
+        return admit(answers, len(parameters), round_number).noting(rejected)
 
     def joined(self) -> dict[int, int]:
         """Client -> node, of the nodes that say which partition they have; it waits until all are there, up to JOINING."""

@@ -156,3 +156,9 @@ def test_what_an_import_costs(statement, unwanted):
     code = f"import sys; {statement}; print(sorted(set({unwanted.split()!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_version_line_names_what_a_bug_report_wants():
+    done = subprocess.run([sys.executable, "-m", "pytest_fl", "--version"], capture_output=True, text=True, check=True)
+    (line,) = done.stdout.splitlines()
+    assert re.fullmatch(r"pytest-fl \S+ \(Python [\d.]+, \w+ \S+; pytest \S+, hypothesis \S+, numpy \S+.*\)", line)

@@ -209,8 +209,7 @@ class FederatedLearningCoordinator:
         setup, _ = self._prepared(clients)
         state = load_state(checkpoint, clients, len(setup.initial))
         if state.round > len(saved.rounds):
-            raise ValueError(
-                f"{path} ends after {len(saved.rounds)} rounds, and {checkpoint} is of round {state.round}: not one run"
-            )
+            where = f"{path} ends after round {len(saved.rounds)}, and {checkpoint} is of round {state.round}"
+            raise ValueError(f"{where}: they are not of one run. Delete both to start anew, or give another output")
         self._state = state
         self.metrics.rounds = saved.rounds[: state.round]

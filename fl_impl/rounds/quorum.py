@@ -35,8 +35,8 @@ def check_quorum(
         return
     reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(rejected.items())) or "none"
     raise QuorumError(
-        f"{where}: {came} sound updates, but {needed} are needed of the {asked} clients asked "
-        f"(min_clients={min_clients}, {rule.spec} with f={f}). Rejected: {reasons}. Ask more clients, tolerate a smaller fraction, or take a rule that "
+        f"{where}: {came} sound updates, but {needed} are needed of the {asked} clients asked (min_clients={min_clients}, "
+        f"{rule.spec} with f={f}). Rejected: {reasons}. Ask more clients, tolerate a smaller fraction, or take a rule that "
         "needs fewer"
     )
 
@@ -50,14 +50,15 @@ def sampling_note(config: FLConfig, population: int, asked: int) -> tuple[str, .
     probability = excess_probability(population, attackers, min(asked, population), f)
     if not probability or config.rule.name == "mean":
         return ()
-    remedy = (
-        "sample_tolerance=0.001 takes an f that is exceeded less often"
-        if config.sample_tolerance is None
-        else f"that is within sample_tolerance={config.sample_tolerance:g}"
-    )
+    if config.sample_tolerance is None:
+        remedy = (
+            "With sample_tolerance=0.001 f is one that is exceeded less often than that, with fraction_fit=1 everybody is asked"
+        )
+    else:
+        remedy = f"sample_tolerance={config.sample_tolerance:g} allows that"
     note = (
         f"A round asks {asked} of {population} clients, of which byzantine_fraction lets {attackers} attack, and the rule is "
         f"told f={f}: with probability {probability:.3g} a round holds more attackers than f, and nothing bounds its result. "
-        f"{remedy[0].upper()}{remedy[1:]}; fraction_fit=1 asks everybody."
+        f"{remedy}."
     )
     return (note,)

@@ -19,24 +19,7 @@ import numpy as np
 from fl_impl.rounds.checkpoints import CheckpointError, digest, entries, load_state, save_state
 from fl_impl.rounds.state import RunState
 
-TOKENS = (
-    b'"F32"', b'"F64"', b'"BF16"', b'"U8"', b"[0,20]", b"[]", b"-1", b"1e999", b"null", b'"', b"{", b"}", b"\xff\xfe", b"9" * 30,
-)  # fmt: skip
-    b'"F32"',
-    b'"F64"',
-    b'"BF16"',
-    b'"U8"',
-    b"[0,20]",
-    b"[]",
-    b"-1",
-    b"1e999",
-    b"null",
-    b'"',
-    b"{",
-    b"}",
-    b"\xff\xfe",
-    b"9" * 30,
-)
+TOKENS = (b'"F32"', b'"BF16"', b'"U8"', b"[0,20]", b"[]", b"-1", b"1e999", b"null", b'"', b"{", b"}", b"\xff\xfe", b"9" * 30)
 
 
 class Keeps:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators import ALL
 from fl_impl.aggregators.kernels import Geometry
 from fl_impl.aggregators.kernels.geometry import symmetric
+from fl_impl.aggregators.registry import ALL
 from fl_impl.lora.factors import Factors, Module
 
 if TYPE_CHECKING:

@@ -51,9 +51,7 @@ def sampling_note(config: FLConfig, population: int, asked: int) -> tuple[str, .
     if not probability or config.rule.name == "mean":
         return ()
     if config.sample_tolerance is None:
-        remedy = (
-            "With sample_tolerance=0.001 f is one that is exceeded less often than that, with fraction_fit=1 everybody is asked"
-        )
+        remedy = "With sample_tolerance=0.001 f is one that is exceeded less often, with fraction_fit=1 everybody is asked"
     else:
         remedy = f"sample_tolerance={config.sample_tolerance:g} allows that"
     note = (

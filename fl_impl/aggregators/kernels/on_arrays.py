@@ -98,7 +98,8 @@ def _can_generate(wanted: str) -> bool:
         raise ImportError(f"{VARIABLE}=generated needs llvmlite, which does not import here: pip install llvmlite")
     if not found and not wanted:
         warnings.warn(
-            f"llvmlite is not installed, so kernels run on numpy, several times slower: pip install llvmlite, or set {VARIABLE}=numpy",
+            "llvmlite is not installed, so kernels run on numpy, several times slower: pip install llvmlite, or set "
+            f"{VARIABLE}=numpy",
             RuntimeWarning,
             stacklevel=2,
         )

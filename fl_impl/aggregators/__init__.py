@@ -16,6 +16,8 @@ from fl_impl.aggregators.registry import ALIASES, ALL, PRE, aggregator, pre_aggr
 from fl_impl.common.specs import nearest
 
 if TYPE_CHECKING:
+    from fl_impl.aggregators.files.aggregate import aggregate_files as aggregate_files
+
     # For type checkers, to which every other name is a rule: what these are is seen at run time without this.
     from fl_impl.aggregators.rules.clipping import arc as arc
     from fl_impl.aggregators.rules.clipping import clipping as clipping
@@ -31,6 +33,7 @@ __all__ = [
     "Aggregator",
     "ConvergenceWarning",
     "PreAggregator",
+    "aggregate_files",
     "aggregator",
     "pre_aggregator",
     "resolve",
@@ -41,6 +44,10 @@ def __getattr__(name: str) -> Aggregator:
     """A rule or pre-aggregator by its name (PEP 562). Raises AttributeError with the nearest name."""
     if name.startswith("_") or name in _modules():  # the import system asks for a module before it imports it
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "aggregate_files":
+        from fl_impl.aggregators.files.aggregate import aggregate_files  # noqa: PLC0415  # for those who have files
+
+        return aggregate_files  # pyright: ignore[reportReturnType]  # type checkers see the import above
     if name in PRE:
         return PRE[name]  # pyright: ignore[reportReturnType]  # see above
     if name in ALL:

@@ -60,7 +60,6 @@ def test_dp_sgd_refuses_layers_that_mix_examples() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="P11: the noise of ftrl lies in a file that everybody may read")
 def test_files_of_a_private_run_are_their_owners(tmp_path: Path) -> None:
     config = FLConfig(num_rounds=2, fraction_fit=0.5, dp_mechanism="ftrl", **PRIVATE)
     with warnings.catch_warnings():
@@ -81,7 +80,6 @@ def test_the_size_of_a_poisson_sample_is_not_published(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="P15: it sends nothing")
 @pytest.mark.parametrize("spec", ["power_sgd(rank=0)", "power_sgd(rank=-1)", "power_sgd(rank=1.5)"])
 def test_power_sgd_sends_something(spec: str) -> None:
     with pytest.raises(ValueError, match="rank"):

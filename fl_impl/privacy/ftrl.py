@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fl_impl.privacy.analytic import gaussian_epsilon, gaussian_noise
 from fl_impl.privacy.clipping import shorten
+from fl_impl.privacy.ledger import Entry
 from fl_impl.privacy.mechanisms import Central, Release, as_rows, mechanism
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, normal
 from fl_impl.privacy.sampling import cyclic_sample
@@ -62,6 +63,8 @@ class ToeplitzFTRL(Central):
     2023 (arXiv 2202.11205). The state holds the earlier draws: (t, d) float64.
     """
 
+    correlated: ClassVar[bool] = True
+
     clip_bound: float
     noise_multiplier: float
     expected_clients: float
@@ -92,6 +95,14 @@ class ToeplitzFTRL(Central):
             return 0.0
         moved = sensitivity(rounds, separation=self.separation) / self.sensitivity
         return gaussian_epsilon(moved / self.noise_multiplier, budget.delta)
+
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """What the ledger is told of a round: the noise multiplier of the stream up to it; none past the last round."""
+        del budget
+        noise = 0.0
+        if round_number <= self.rounds:
+            noise = self.noise_multiplier * self.sensitivity / sensitivity(round_number, separation=self.separation)
+        return Entry("ftrl", round_number, noise, 1.0, f"{self.rounds} rounds, noise {self.noise_multiplier!r}", run)
 
     def sample(
         self, clients: int, round_number: int, budget: Budget, randomness: Randomness = OPERATING_SYSTEM

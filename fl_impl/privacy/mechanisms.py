@@ -18,6 +18,7 @@ from fl_impl.privacy.accounting import Budget, calibrate, spent_epsilon
 from fl_impl.privacy.analytic import gaussian_epsilon, gaussian_noise
 from fl_impl.privacy.clipping import check_bound, clip, shorten
 from fl_impl.privacy.fixed_point import FixedPoint
+from fl_impl.privacy.ledger import Entry
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, discrete_gaussian, normal
 from fl_impl.privacy.sampling import poisson_sample
 
@@ -52,6 +53,8 @@ class Mechanism(Protocol):
     """Whether the noise is that of a sum, which a trusted server or secure aggregation takes."""
     divisible: ClassVar[bool]
     """Whether the clients of a secure sum can add the noise together, in discrete shares."""
+    correlated: ClassVar[bool]
+    """Whether the noise of a round depends on that of rounds before: then all rounds are one release."""
 
     @property
     def clip_bound(self) -> float:
@@ -81,6 +84,10 @@ class Mechanism(Protocol):
         """The epsilon at budget.delta of so many rounds under budget.sampling."""
         ...
 
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """What a ledger is told of a round, before it is released."""
+        ...
+
     def sample(
         self, clients: int, round_number: int, budget: Budget, randomness: Randomness = OPERATING_SYSTEM
     ) -> tuple[int, ...]:
@@ -102,6 +109,7 @@ class Central:
     local: ClassVar[bool] = False
     accounted: ClassVar[bool] = True
     divisible: ClassVar[bool] = False
+    correlated: ClassVar[bool] = False
 
     def privatize(self, update: Any, randomness: Randomness = OPERATING_SYSTEM) -> Any:
         """The update as it is: the server clips it and adds the noise."""
@@ -155,6 +163,10 @@ class Gaussian(Central):
         return spent_epsilon(
             noise_multiplier=self.noise_multiplier, delta=budget.delta, sampling=budget.sampling, rounds=rounds
         )
+
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """One sum with noise z, of clients sampled with budget.sampling."""
+        return Entry("gaussian", round_number, self.noise_multiplier, budget.sampling, run=run)
 
     def sample(
         self, clients: int, round_number: int, budget: Budget, randomness: Randomness = OPERATING_SYSTEM
@@ -229,6 +241,10 @@ class AdaptiveGaussian(Central):
         """As `Gaussian.spent`: sum and count together cost what z alone would."""
         return Gaussian(self.clip_bound, self.noise_multiplier, self.expected_clients).spent(rounds, budget)
 
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """Sum and count together, as one sum with noise z."""
+        return Entry("adaptive", round_number, self.noise_multiplier, budget.sampling, run=run)
+
     def sample(
         self, clients: int, round_number: int, budget: Budget, randomness: Randomness = OPERATING_SYSTEM
     ) -> tuple[int, ...]:
@@ -262,6 +278,7 @@ class LocalGaussian:
     local: ClassVar[bool] = True
     accounted: ClassVar[bool] = False
     divisible: ClassVar[bool] = False
+    correlated: ClassVar[bool] = False
     expected_clients: ClassVar[float] = 1.0
 
     clip_bound: float
@@ -285,6 +302,11 @@ class LocalGaussian:
         """What one client sends in place of its (d,) update."""
         short = clip(update, self.clip_bound)
         return short + self.noise_multiplier * self.clip_bound * normal(randomness, short.shape)
+
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """A client in every round, whose updates may be 2 C apart: noise s / 2 in units of that distance."""
+        del budget
+        return Entry("local", round_number, self.noise_multiplier / 2, 1.0, run=run)
 
     def sample(
         self, clients: int, round_number: int, budget: Budget, randomness: Randomness = OPERATING_SYSTEM

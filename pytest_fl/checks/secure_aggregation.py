@@ -16,6 +16,8 @@ from pytest_fl.subjects.parts import Network, SecureAggregation, Updates
 Forgery = Callable[[bytes], bytes]
 
 CLIENTS, LENGTH = 4, 12
+SIZES: Final = (2, 5, 17, 40)
+"""Numbers of clients."""
 SIGMAS: Final = 6.5
 
 
@@ -190,3 +192,97 @@ def masked_updates_say_nothing(part: SecureAggregation, rng: np.random.Generator
             counts = np.bincount(np.ascontiguousarray(row).view(np.uint8), minlength=256)
             yield Bound(_chi(counts), SIGMAS, f"the words of client {client} {name} are not uniform")
     del rng
+
+
+def _plots(part: SecureAggregation) -> str:
+    return "" if part.plots else "what a lying server could try is not offered"
+
+
+@audited(SecureAggregation, needs=_plots)
+def a_lying_server_reads_no_smaller_sum(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
+    """Whatever a server and its partners try, all that they read is of as many honest clients as was promised."""
+    for n in SIZES:
+        updates, partners = rng.uniform(-1, 1, (n, 3 * n)), part.partners(n)
+        promised = part.minimum(n) - partners
+        for name, plot in part.plots.items():
+            for vector in plot(updates, rng):
+                read = honest_in(np.asarray(vector, np.float64), updates, n - partners, part.step(n))
+                if read:
+                    yield Bound(promised - read, 0, f"{name}, n={n}: a sum of {read} honest clients, and {promised} were promised")
+            yield verdict("")
+
+
+def honest_in(vector: npt.NDArray[np.float64], updates: Updates, honest: int, step: float) -> int:
+    """How many of the first `honest` of n clients a (d,) vector is a combination of, d > n; 0 where it is none."""
+    weights, _, _, _ = np.linalg.lstsq(updates.T, vector, rcond=None)
+    rest = float(np.abs(updates.T @ weights - vector).max())
+    return int(np.sum(np.abs(weights[:honest]) > 1e-3)) if rest <= 2 * len(updates) * step + 1e-6 else 0
+
+
+def _exposes(part: SecureAggregation) -> str:
+    return "" if part.exposure else "who holds whose shares is not offered"
+
+
+@audited(SecureAggregation, needs=_exposes)
+def partners_hold_too_few_shares(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
+    """However the server chooses who advertised, its partners hold fewer shares of a secret than open it."""
+    assert part.exposure is not None
+    for n in (*SIZES, 200, 1000):
+        held, needed = part.exposure(n, rng)
+        yield Bound(held, needed - 1, f"n={n}: partners hold {held} shares of one secret, and {needed} open it")
+
+
+def _has_terms(part: SecureAggregation) -> str:
+    return "" if part.dishonest_terms else "terms that a client should refuse are not offered"
+
+
+@audited(SecureAggregation, needs=_has_terms)
+def clients_refuse_less_than_they_insist_on(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
+    """A client takes no part in a session whose terms give it less than it insists on, whatever the server says."""
+    del rng
+    for n in SIZES:
+        for name, offer in part.dishonest_terms.items():
+            try:
+                offer(n)
+            except Exception:  # noqa: BLE001  # it refused, in whatever way
+                yield verdict("")
+            else:
+                yield verdict(f"n={n}: a client took part with {name}")
+
+
+def _can_be_sabotaged(part: SecureAggregation) -> str:
+    return "" if part.sabotaged and part.sabotage else "hostile clients are not offered"
+
+
+@audited(SecureAggregation, needs=_can_be_sabotaged)
+def hostile_clients_are_named_and_the_sum_goes_on(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
+    """Clients that send anything are named, nobody else is, and the sum of the others comes out."""
+    assert part.sabotaged is not None
+    for n in SIZES[1:]:
+        updates = rng.uniform(-1, 1, (n, LENGTH))
+        for kind in part.sabotage:
+            liars = rng.permutation(n)[: max(1, part.partners(n))].tolist()
+            where = f"n={n}, clients {liars}: {kind}"
+            try:
+                tally = part.sabotaged(updates, dict.fromkeys(liars, kind), rng)
+            except Exception as error:  # noqa: BLE001  # it aborted, in whatever way
+                yield verdict(f"{where}: it ended with {type(error).__name__}: {error}")
+                continue
+            if tally.named != frozenset(liars):
+                yield verdict(f"{where}: {sorted(tally.named)} were named")
+            if not frozenset(range(n)) - frozenset(liars) <= tally.counted:
+                yield verdict(f"{where}: honest clients were dropped; {sorted(tally.counted)} are in the sum")
+            off = float(np.abs(tally.total - updates[sorted(tally.counted)].sum(axis=0)).max())
+            yield Bound(off, 2 * n * part.step(n), f"{where}: the sum is off by {off:.3g}")
+
+
+@audited(SecureAggregation, needs=_runs)
+def sum_is_unbiased(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
+    """The mean of a sum is that of the updates to 1 %, for entries from 1e-7 of the bound up to it."""
+    n, repeats, sizes = 100, 4000, 10.0 ** np.arange(-7, 1)
+    entries = np.repeat(sizes, repeats) * rng.uniform(0.9, 1.0, (n, repeats * sizes.size))
+    for sign in (1, -1):
+        total = _total(part, sign * entries, _honest)
+        ratio = total.reshape(sizes.size, -1).mean(axis=1) / (sign * entries.sum(axis=0)).reshape(sizes.size, -1).mean(axis=1)
+        for size, off in zip(sizes, np.abs(ratio - 1), strict=True):
+            yield Bound(float(off), 0.01, f"entries of {sign * size:g}: the sum is off by {off:.2%}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -30,8 +30,8 @@ def _runs(part: SecureAggregation) -> str:
     return "" if part.run else "only its masks are offered"
 
 
-def _updates(rng: np.random.Generator) -> Updates:
-    return rng.uniform(-1, 1, (CLIENTS, LENGTH))
+def _updates(rng: np.random.Generator, n: int = CLIENTS) -> Updates:
+    return rng.uniform(-1, 1, (n, LENGTH))
 
 
 def _total(part: SecureAggregation, updates: Updates, network: Network) -> Any:
@@ -39,41 +39,43 @@ def _total(part: SecureAggregation, updates: Updates, network: Network) -> Any:
     return np.asarray(part.run(updates.copy(), network), np.float64)
 
 
-def _off(part: SecureAggregation, found: Any, expected: Any, what: str) -> Bound:
-    off = float(np.abs(found - expected).max())
-    return Bound(off, 2 * CLIENTS * part.step(CLIENTS), f"{what}: the sum is off by {off:.3g}")
+def _off(part: SecureAggregation, updates: Updates, total: Any, expected: Any, case: str) -> Bound:
+    off = float(np.abs(total - expected).max())
+    n = len(updates)
+    return Bound(off, 2 * n * part.step(n), f"n={n}, {case}: the sum is off by {off:.3g}")
 
 
 @audited(SecureAggregation, needs=_runs)
 def sum_is_exact(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
     """The sum is that of the updates, to the precision of their encoding, at the extremes as well."""
-    updates = _updates(rng)
-    yield _off(part, _total(part, updates, _honest), updates.sum(axis=0), "uniform updates")
-    for extreme in (1.0, -1.0, 0.0):
-        updates[:] = extreme
-        yield _off(part, _total(part, updates, _honest), updates.sum(axis=0), f"updates of {extreme:g}")
+    for n in SIZES:
+        updates = _updates(rng, n)
+        updates[:, 1:4] = [1.0, -1.0, 0.0]
+        yield _off(part, updates, _total(part, updates, _honest), updates.sum(axis=0), "all stay")
 
 
 @audited(SecureAggregation, needs=_runs)
 def survives_drop_out(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
     """As many clients as may leave do, at any stage: the sum is of those whose masked update came."""
-    updates, leaving = _updates(rng), CLIENTS - part.minimum(CLIENTS)
-    lost = rng.permutation(CLIENTS)[:leaving].tolist()
-    for stage in part.stages:
-        came = np.ones(CLIENTS, bool)
-        if part.stages.index(stage) <= part.stages.index(part.masked):
-            came[lost] = False
-        network = _losing(stage, lost)
-        yield _off(part, _total(part, updates, network), updates[came].sum(axis=0), f"clients {lost} lost at {stage}")
+    for n in (CLIENTS, *SIZES[:-1]):
+        updates, leaving = _updates(rng, n), n - part.minimum(n)
+        lost = rng.permutation(n)[:leaving].tolist()
+        for stage in part.stages:
+            came = np.ones(n, bool)
+            if part.stages.index(stage) <= part.stages.index(part.masked):
+                came[lost] = False
+            total = _total(part, updates, _losing(stage, lost))
+            yield _off(part, updates, total, updates[came].sum(axis=0), f"clients {lost} lost at {stage}")
 
 
 @audited(SecureAggregation, needs=_runs)
 def aborts_below_the_minimum(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
     """One more that leaves, at any stage, ends the session: nothing is summed."""
-    updates, leaving = _updates(rng), CLIENTS - part.minimum(CLIENTS) + 1
-    lost = rng.permutation(CLIENTS)[:leaving].tolist()
-    for stage in part.stages:
-        yield verdict(_summed(part, updates, _losing(stage, lost), f"{leaving} of {CLIENTS} clients lost at {stage}"))
+    for n in (CLIENTS, *SIZES[:-1]):
+        updates, leaving = _updates(rng, n), n - part.minimum(n) + 1
+        lost = rng.permutation(n)[:leaving].tolist()
+        for stage in part.stages:
+            yield verdict(_summed(part, updates, _losing(stage, lost), f"{leaving} of {n} clients lost at {stage}"))
 
 
 @audited(SecureAggregation, needs=_runs)
@@ -91,13 +93,13 @@ def sums_nothing_forged(part: SecureAggregation, rng: np.random.Generator) -> It
             "taken from another": lambda _, stage=stage: earlier[stage, (victim + 1) % CLIENTS],
         }
         late = part.stages.index(stage) > part.stages.index(part.masked)
-        for what, forgery in forgeries.items():
+        for name, forgery in forgeries.items():
             try:
-                found = _total(part, updates, _forging(stage, victim, forgery))
+                total = _total(part, updates, _forging(stage, victim, forgery))
             except Exception:  # noqa: BLE001  # it ended, in whatever way: nothing was summed
                 yield verdict("")
             else:
-                yield _off(part, found, everyone if late else rest, f"a message {what} at {stage}")
+                yield _off(part, updates, total, everyone if late else rest, f"a message {name} at {stage}")
 
 
 def _forging(stage: str, victim: int, forgery: Forgery) -> Network:
@@ -112,12 +114,12 @@ def _losing(stage: str, lost: list[int]) -> Network:
     return lambda at, client, message: None if at == stage and client in lost else message
 
 
-def _summed(part: SecureAggregation, updates: Updates, network: Network, what: str) -> str:
+def _summed(part: SecureAggregation, updates: Updates, network: Network, case: str) -> str:
     try:
         _total(part, updates, network)
     except Exception:  # noqa: BLE001  # it ended, in whatever way
         return ""
-    return f"gave a sum with {what}"
+    return f"gave a sum with {case}"
 
 
 @audited(SecureAggregation, needs=_runs)
@@ -165,7 +167,7 @@ def masks_use_the_whole_seed(part: SecureAggregation, rng: np.random.Generator) 
     double = seed.copy()
     double[:2] ^= np.uint32(1)
     base = np.asarray(part.mask(seed.tobytes(), 200, modulus))
-    for what, other in (
+    for change, other in (
         ("one bit differs", flipped),
         ("the same bit of two words differs", double),
         ("words are in another order", np.roll(seed, 1)),
@@ -173,7 +175,7 @@ def masks_use_the_whole_seed(part: SecureAggregation, rng: np.random.Generator) 
     ):
         same = float(np.mean(np.asarray(part.mask(other.tobytes(), 200, modulus)) == base))
         chance = 1 / modulus + SIGMAS * math.sqrt(1 / modulus / 200)
-        yield Bound(same, chance, f"{what}, and {same:.0%} of the mask is the same")
+        yield Bound(same, chance, f"{change}, and {same:.0%} of the mask is the same")
 
 
 def _shows_words(part: SecureAggregation) -> str:
@@ -204,12 +206,20 @@ def a_lying_server_reads_no_smaller_sum(part: SecureAggregation, rng: np.random.
     for n in SIZES:
         updates, partners = rng.uniform(-1, 1, (n, 3 * n)), part.partners(n)
         promised = part.minimum(n) - partners
-        for name, plot in part.plots.items():
+        for name, plot in _some(part.plots, n, rng):
             for vector in plot(updates, rng):
                 read = honest_in(np.asarray(vector, np.float64), updates, n - partners, part.step(n))
                 if read:
-                    yield Bound(promised - read, 0, f"{name}, n={n}: a sum of {read} honest clients, and {promised} were promised")
+                    yield Bound(
+                        promised - read, 0, f"{name}, n={n}: a sum of {read} honest clients, and {promised} were promised"
+                    )
             yield verdict("")
+
+
+def _some(kinds: Mapping[str, Any], n: int, rng: np.random.Generator) -> list[tuple[str, Any]]:
+    """All of them, and three drawn ones for the most clients, where each costs a second."""
+    chosen = list(kinds.items())
+    return chosen if n < SIZES[-1] else [chosen[i] for i in sorted(rng.permutation(len(chosen))[:3])]
 
 
 def honest_in(vector: npt.NDArray[np.float64], updates: Updates, honest: int, step: float) -> int:
@@ -230,6 +240,38 @@ def partners_hold_too_few_shares(part: SecureAggregation, rng: np.random.Generat
     for n in (*SIZES, 200, 1000):
         held, needed = part.exposure(n, rng)
         yield Bound(held, needed - 1, f"n={n}: partners hold {held} shares of one secret, and {needed} open it")
+
+
+def _severs(part: SecureAggregation) -> str:
+    return "" if part.severed else "who masks with whom is not offered"
+
+
+@audited(SecureAggregation, needs=_severs)
+def chosen_drop_outs_sever_nothing(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
+    """Whichever clients a server makes drop out, it cuts off no group of honest ones whose sum it can read."""
+    assert part.severed is not None
+    for n in (*SIZES, 200):
+        read, promised = part.severed(n, rng)
+        yield Bound(promised - read, 0, f"n={n}: a sum of {read} honest clients can be read, and {promised} were promised")
+
+
+def _adds_noise(part: SecureAggregation) -> str:
+    return "" if part.noise else "its clients' shares of the noise are not offered"
+
+
+@audited(SecureAggregation, needs=_adds_noise)
+def noise_is_enough_without_the_partners(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
+    """The fewest that may stay add the noise that the terms promise, also after partners took theirs off."""
+    assert part.noise is not None
+    del rng
+    d, deviation = 20_000, 3.0
+    for n in SIZES:
+        shares = np.asarray(part.noise(n, d, deviation), np.float64)
+        left = shares[: len(shares) - part.partners(n)].sum(axis=0)
+        least = 1 - SIGMAS * math.sqrt(1 / (2 * d))
+        yield Bound(
+            least - float(left.std()) / deviation, 0, f"n={n}: {left.std() / deviation:.1%} of the promised deviation is left"
+        )
 
 
 def _has_terms(part: SecureAggregation) -> str:
@@ -260,7 +302,7 @@ def hostile_clients_are_named_and_the_sum_goes_on(part: SecureAggregation, rng: 
     assert part.sabotaged is not None
     for n in SIZES[1:]:
         updates = rng.uniform(-1, 1, (n, LENGTH))
-        for kind in part.sabotage:
+        for kind, _ in _some(dict.fromkeys(part.sabotage), n, rng):
             liars = rng.permutation(n)[: max(1, part.partners(n))].tolist()
             where = f"n={n}, clients {liars}: {kind}"
             try:
@@ -279,10 +321,10 @@ def hostile_clients_are_named_and_the_sum_goes_on(part: SecureAggregation, rng: 
 @audited(SecureAggregation, needs=_runs)
 def sum_is_unbiased(part: SecureAggregation, rng: np.random.Generator) -> Iterator[Bound]:
     """The mean of a sum is that of the updates to 1 %, for entries from 1e-7 of the bound up to it."""
-    n, repeats, sizes = 100, 4000, 10.0 ** np.arange(-7, 1)
-    entries = np.repeat(sizes, repeats) * rng.uniform(0.9, 1.0, (n, repeats * sizes.size))
-    for sign in (1, -1):
-        total = _total(part, sign * entries, _honest)
-        ratio = total.reshape(sizes.size, -1).mean(axis=1) / (sign * entries.sum(axis=0)).reshape(sizes.size, -1).mean(axis=1)
-        for size, off in zip(sizes, np.abs(ratio - 1), strict=True):
-            yield Bound(float(off), 0.01, f"entries of {sign * size:g}: the sum is off by {off:.2%}")
+    n, repeats, sizes = SIZES[-1], 4000, np.repeat(10.0 ** np.arange(-7, 1), 2)
+    signed = sizes * np.tile([1, -1], sizes.size // 2)
+    entries = np.repeat(signed, repeats) * rng.uniform(0.9, 1.0, (n, repeats * sizes.size))
+    total = _total(part, entries, _honest).reshape(sizes.size, -1).mean(axis=1)
+    ratio = total / entries.sum(axis=0).reshape(sizes.size, -1).mean(axis=1)
+    for size, off in zip(signed, np.abs(ratio - 1), strict=True):
+        yield Bound(float(off), 0.01, f"entries of {size:g}: the sum is off by {off:.2%}")

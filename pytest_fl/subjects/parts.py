@@ -108,6 +108,12 @@ class SecureAggregation:
     exposure: Callable[[int, np.random.Generator], tuple[int, int]] | None = None
     """(n, generator) -> (the most shares of one honest client's secret that a server which chooses who advertised can bring
     into the hands of its partners, how many open the secret)."""
+    severed: Callable[[int, np.random.Generator], tuple[int, int]] | None = None
+    """(n, generator) -> (honest clients in the smallest sum that chosen drop-outs leave readable by itself, how many were
+    promised)."""
+    noise: Callable[[int, int, float], Updates] | None = None
+    """(n, d, standard deviation of the noise that the terms promise) -> (minimum(n), d), what each of the fewest clients that
+    may stay adds."""
     dishonest_terms: Mapping[str, Callable[[int], object]] = field(default_factory=dict[str, Callable[[int], object]])
     """Terms worse than a client insists on, by name: n -> anything, where a client takes part; raises where it refuses."""
     sabotaged: Callable[[Updates, Mapping[int, str], np.random.Generator], Tally] | None = None

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from fl_impl.aggregators import resolve as resolve_aggregator
-from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.common.counts import floor_of, tolerated
 from fl_impl.common.extras import require
 from fl_impl.common.specs import nearest, parse
-from fl_impl.compression import resolve as resolve_compression
-from fl_impl.data import partition
-from fl_impl.training.server_optimizers import server_optimizer
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.privacy.protection import Protection
 
-
-@lru_cache
-def byzantine_count(fraction: float, n: int) -> int:
-    """floor(fraction n), of the number that was written: 0.3 of 10 is 3, 0.29 of 100 is 29, 1/3 of 3 is 1."""
-    simple = Fraction(fraction).limit_denominator(1000)
-    exact = simple if float(simple) == fraction else Fraction(str(fraction))
-    return math.floor(exact * n)
+byzantine_count = floor_of  # the name under which Flower's strategy and mod know it
 
 
 class FLConfig(BaseModel):
@@ -72,7 +61,10 @@ class FLConfig(BaseModel):
     client_momentum: float = Field(0.0, ge=0, lt=1)
     """beta of v <- beta v + (1 - beta) g, kept from round to round."""
     client_timeout: float | None = Field(None, gt=0)
-    """Seconds that a client of the user's own may take."""
+    """Seconds that the clients of the user's own may take in a round, all together."""
+    client_workers: int | None = Field(None, ge=1)
+    """How many clients of the user's own are asked at the same time, each in a thread; 32 where None. 1 is one after
+    another, for clients that share what threads may not."""
     server_optimizer: str = "sgd"
     """"sgd(learning_rate=1.0, momentum=0.9)", "adam" or "yogi": see fl_impl.training.server_optimizers."""
 
@@ -82,6 +74,9 @@ class FLConfig(BaseModel):
     """The share that the aggregator is to tolerate."""
     attack: Any = None
     """A spec such as "sign_flip" or "backdoor|model_replacement", an Attack, or a function (honest, f, rng)."""
+    sample_tolerance: float | None = Field(None, ge=0, lt=1)
+    """f of a sampled round is the least that more attackers exceed with at most this probability; floor(byzantine_fraction
+    n) of the n that are asked where None."""
     attack_fraction: float | None = Field(None, ge=0, le=1)
     """The share of the clients that attacks; None is byzantine_fraction."""
     attack_start: int = Field(1, ge=1)
@@ -119,26 +114,40 @@ class FLConfig(BaseModel):
     @field_validator("aggregation")
     @classmethod
     def _an_aggregator(cls, given: Any) -> Any:
-        resolve_aggregator(given)
+        _rule(given)
         return given
 
     @field_validator("attack")
     @classmethod
     def _an_attack(cls, given: Any) -> Any:
         if given is not None:
-            resolve_attack(given)
+            from fl_impl.attacks import resolve  # noqa: PLC0415  # names are looked up where one is given, here and below
+
+            resolve(given)
         return given
 
-    @field_validator("partition", "server_optimizer")
+    @field_validator("partition")
     @classmethod
-    def _a_spec(cls, given: str, info: ValidationInfo) -> str:
-        (partition if info.field_name == "partition" else server_optimizer).bind(given)
+    def _a_partition(cls, given: str) -> str:
+        from fl_impl.data.partitions import partition  # noqa: PLC0415  # as above
+
+        partition.bind(given)
+        return given
+
+    @field_validator("server_optimizer")
+    @classmethod
+    def _a_server_optimizer(cls, given: str) -> str:
+        from fl_impl.training.server_optimizers import server_optimizer  # noqa: PLC0415  # as above
+
+        server_optimizer.bind(given)
         return given
 
     @field_validator("compression")
     @classmethod
     def _a_compression(cls, given: str) -> str:
-        resolve_compression(given)
+        from fl_impl.compression import resolve  # noqa: PLC0415  # as above
+
+        resolve(given)
         return given
 
     @model_validator(mode="after")
@@ -151,7 +160,7 @@ class FLConfig(BaseModel):
     @cached_property
     def rule(self) -> Aggregator:
         """The aggregator."""
-        return resolve_aggregator(self.aggregation)
+        return _rule(self.aggregation)
 
     @cached_property
     def protection(self) -> Protection | None:
@@ -176,17 +185,21 @@ class FLConfig(BaseModel):
     @property
     def fit_clients(self) -> int:
         """How many clients train in a round: floor(fraction_fit num_clients), one at least."""
-        return max(1, byzantine_count(self.fraction_fit, self.num_clients))
+        return max(1, floor_of(self.fraction_fit, self.num_clients))
 
-    def tolerated(self, n: int) -> int:
-        """The f that the aggregator is told in a round of n clients."""
-        return byzantine_count(self.byzantine_fraction, n)
+    def tolerated(self, asked: int, population: int | None = None) -> int:
+        """f, what the aggregator is told in a round that asks so many of the clients, whoever answers.
+
+        population: how many clients there are, num_clients where None. See `sample_tolerance`.
+        """
+        everybody = max(asked, self.num_clients) if population is None else population
+        return tolerated(self.byzantine_fraction, asked, everybody, self.sample_tolerance)
 
     @property
     def attackers(self) -> int:
         """How many of all clients attack, once they do."""
         fraction = self.byzantine_fraction if self.attack_fraction is None else self.attack_fraction
-        return 0 if self.attack is None else byzantine_count(fraction, self.num_clients)
+        return 0 if self.attack is None else floor_of(fraction, self.num_clients)
 
     @field_serializer("aggregation", "attack", "dataset", "model", "loss")
     def _as_text(self, given: Any) -> str | None:
@@ -200,6 +213,12 @@ class FLConfig(BaseModel):
     def load(cls, path: str | Path, **changes: Any) -> FLConfig:
         """Read a .toml, .yaml, .yml or .json file; keywords replace what it says. Raises ValueError for another ending."""
         return cls(**{**read_settings(Path(path)), **changes})
+
+
+def _rule(given: Any) -> Aggregator:
+    from fl_impl.aggregators import resolve  # noqa: PLC0415  # as above
+
+    return resolve(given)
 
 
 def describe(given: Any) -> str:

@@ -315,7 +315,7 @@ class TestServerThatLies:
 def test_a_client_that_reveals_false_shares_is_named_and_the_others_are_enough():
     session = Session().until("reveal")
     held = session.clients[2]._held
-    session.clients[2]._held = {j: ((1, 2), (3, 4)) for j in held}
+    session.clients[2]._held = dict.fromkeys(held, ((1, 2), (3, 4)))
     result = session.deliver("reveal")
     assert set(result.refused) == {2}
     assert_sum(result, session.x, session.terms, session.x)

@@ -270,9 +270,14 @@ class TestGraph:
         honest, failure = n - corrupt, honest_readable(n, corrupt, degree, threshold, 1) + math.log(n - corrupt)
         sizes = np.arange(2, honest // 2 + 1)
         missed = hypergeom(n - 1, sizes, degree).logpmf(0)
-        cut = [binom(honest - s, -math.expm1(m) if m > -math.inf else 1.0).logcdf(dropouts) for s, m in zip(sizes, missed)]
+        cut = [
+            binom(honest - s, -math.expm1(m) if m > -math.inf else 1.0).logcdf(dropouts)
+            for s, m in zip(sizes, missed, strict=True)
+        ]
         ways = [math.log(math.comb(honest, s)) for s in sizes]
-        terms = [w + c + s * honest_readable(n, corrupt, degree, threshold, s) for w, c, s in zip(ways, cut, sizes)]
+        terms = [
+            w + c + s * honest_readable(n, corrupt, degree, threshold, s) for w, c, s in zip(ways, cut, sizes, strict=True)
+        ]
         assert logsumexp([failure, *terms]) <= -40 * math.log(2)
         assert degree < n / 1.8
 

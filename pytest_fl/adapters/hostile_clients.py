@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -78,6 +79,21 @@ def _short_boxes(client: Any, leaf: Leaf) -> Leaf:
     return Leaf(leaf.holder, box, leaf.commitments)
 
 
+def _empty(client: Any) -> bytes:
+    del client
+    return b""
+
+
+def _nothing(client: Any, message: bytes) -> bytes:
+    del client, message
+    return b""
+
+
+def _as_it_was(client: Any, leaf: Leaf) -> Leaf:
+    del client
+    return leaf
+
+
 def _garbage_boxes(client: Any, leaf: Leaf) -> Leaf:
     return leaf if leaf.holder == client.number else Leaf(leaf.holder, bytes(BOX_BYTES), leaf.commitments)
 
@@ -112,23 +128,23 @@ def _other_list(client: Any, message: bytes) -> bytes:
 SABOTAGE: Final[Mapping[str, tuple[str, Spoil]]] = {
     "a masking key of zero bytes": ("advertise", _zero_key(3)),
     "a channel key of zero bytes": ("advertise", _zero_key(2)),
-    "no advertisement": ("advertise", lambda client, message: b""),
-    "shares of nothing": ("share", _sealed("shares", lambda client: b"")),
-    "shares that are cut": ("share", lambda client, message: message[:-1]),
+    "no advertisement": ("advertise", _nothing),
+    "shares of nothing": ("share", _sealed("shares", _empty)),
+    "shares that are cut": ("share", lambda _, message: message[:-1]),
     "shares one byte short": ("share", _dealt_anew(_short_boxes)),
     "garbage boxes": ("share", _dealt_anew(_garbage_boxes)),
     "one garbage box": ("share", _one_garbage_box),
-    "shares on no line": ("share", _dealt_anew(lambda client, leaf: leaf)),
-    "shares of another key": ("share", _dealt_anew(lambda client, leaf: leaf, key=True)),
+    "shares on no line": ("share", _dealt_anew(_as_it_was)),
+    "shares of another key": ("share", _dealt_anew(_as_it_was, key=True)),
     "a false complaint": ("confirm", _false_complaint),
-    "a complaint of nobody": ("confirm", _sealed("confirmation", lambda client: pack(b"x"))),
+    "a complaint of nobody": ("confirm", _sealed("confirmation", lambda _: pack(b"x"))),
     "words one short": ("mask", _sealed("masked", lambda client: pack(b"", bytes(4 * client.terms.length - 4)))),
-    "nothing masked": ("mask", _sealed("masked", lambda client: b"")),
+    "nothing masked": ("mask", _sealed("masked", _empty)),
     "another list signed": ("agree", _other_list),
-    "an empty reveal": ("reveal", _sealed("reveal", lambda client: b"")),
+    "an empty reveal": ("reveal", _sealed("reveal", _empty)),
     "false shares revealed": ("reveal", _false_shares),
-    "shares kept back": ("reveal", _sealed("reveal", lambda client: pack(b""))),
-    "a reveal of other bytes": ("reveal", lambda client, message: bytes(len(message))),
+    "shares kept back": ("reveal", _sealed("reveal", lambda _: pack(b""))),
+    "a reveal of other bytes": ("reveal", lambda _, message: bytes(len(message))),
 }
 """What a hostile client does: at which stage, and what it sends there."""
 
@@ -164,29 +180,39 @@ def dishonest_terms(client_class: type[Client] = Client) -> dict[str, Callable[[
         "half the noise": _offered(client_class, noise_std=0.5),
         "a bound of 1e9": _offered(client_class, bound=1e9),
         "no bound": _offered(client_class, bound=np.inf),
-        "one more that may leave": _offered(client_class, more=1),
-        "nearly all that may leave": _offered(client_class, more=10**9),
+        "one more that may leave": _more_may_leave(client_class, 1),
+        "nearly all that may leave": _more_may_leave(client_class, 10**9),
         "a session of before": _again(client_class),
     }
 
 
-def _offered(client_class: type[Client], *, more: int = 0, **changes: float) -> Callable[[int], object]:
+def _offered(client_class: type[Client], **changes: Any) -> Callable[[int], object]:
     def made(n: int) -> object:
-        honest = Terms.agreed(clients=n, length=2, bound=1.0, noise_std=1.0)
-        fields = {name: getattr(honest, name) for name in ("clients", "length", "bound", "dropouts", "corrupt", "noise_std")}
-        dropouts = min(honest.dropouts + more, n - 2)
-        offered = Terms(**{**fields, **changes, "dropouts": dropouts if more else honest.dropouts})
-        if offered == Terms(**{**fields, "session": offered.session}):
-            raise SecureAggregationError("these terms are no worse")
-        return _asked(client_class, honest, offered, n).advertise(_opening(offered))
+        honest = _wanted(n)
+        return _asked(client_class, honest, n).advertise(_opening(replace(honest, **changes)))
 
     return made
 
 
+def _more_may_leave(client_class: type[Client], more: int) -> Callable[[int], object]:
+    def made(n: int) -> object:
+        honest = _wanted(n)
+        offered = replace(honest, dropouts=min(honest.dropouts + more, n - 2))
+        if offered == honest:
+            raise SecureAggregationError("these terms are no worse")
+        return _asked(client_class, honest, n).advertise(_opening(offered))
+
+    return made
+
+
+def _wanted(n: int) -> Terms:
+    return Terms.agreed(clients=n, length=2, bound=1.0, noise_std=1.0)
+
+
 def _again(client_class: type[Client]) -> Callable[[int], object]:
     def made(n: int) -> object:
-        honest = Terms.agreed(clients=n, length=2, bound=1.0, noise_std=1.0)
-        client = _asked(client_class, honest, honest, n)
+        honest = _wanted(n)
+        client = _asked(client_class, honest, n)
         client._seen.add(honest.session)  # noqa: SLF001  # it took part in it
         return client.advertise(_opening(honest))
 
@@ -201,8 +227,7 @@ def _opening(terms: Terms) -> bytes:
     return sign(_SERVER, "opening", pack(terms.to_bytes(), channel, bytes(32)))
 
 
-def _asked(client_class: type[Client], honest: Terms, offered: Terms, n: int) -> Any:
-    del offered
+def _asked(client_class: type[Client], honest: Terms, n: int) -> Any:
     identities = {i: dealings.Ed25519PrivateKey.generate() for i in range(n)}
     public = {i: key.public_key() for i, key in identities.items()}
     return client_class(0, identities[0], _SERVER.public_key(), public, least=Least.of(honest))

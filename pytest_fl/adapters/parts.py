@@ -18,8 +18,6 @@ from pytest_fl.subjects.parts import (
 )
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from fl_impl.compression import Compression
 
 EXPECTED = (

@@ -115,7 +115,7 @@ def severed(terms: Terms, graph: Graph, rng: np.random.Generator) -> tuple[int, 
     for start in list(near)[:20]:
         group, boundary = {start}, set(near[start])
         while len(group) < smallest and boundary:
-            best = min(boundary, key=lambda i: len(near[i] - group - boundary))  # noqa: B023  # used at once
+            best = min(boundary, key=lambda i: len(near[i] - group - boundary))
             group.add(best)
             boundary = (boundary | near[best]) - group
             alone = len(boundary) <= terms.dropouts and len(group) + len(boundary) < len(near)

@@ -10,8 +10,11 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from scipy.special import gammaln, logsumexp
+from scipy import special
+
+Reals = npt.NDArray[np.float64]
 
 COMPLETE_UP_TO: Final = 48
 """With so few clients everyone holds shares of everyone."""
@@ -98,10 +101,10 @@ def log_failure(clients: int, dropouts: int, corrupt: int, degree: int, threshol
             continue
         cut = 0.0
         if size > 1:
-            missed = _log_ways(clients - 1 - size, degree) - _log_ways(clients - 1, degree)
+            missed = float(_log_ways(clients - 1 - size, degree) - _log_ways(clients - 1, degree))
             cut = _log_at_most(honest - size, missed, dropouts)
-        terms.append(_log_ways(honest, size) + cut + readable)
-    return float(logsumexp(terms)) if terms else -math.inf
+        terms.append(float(_log_ways(honest, size)) + cut + readable)
+    return _log_sum(np.array(terms))
 
 
 def _holds(clients: int, dropouts: int, corrupt: int, degree: int) -> bool:
@@ -140,7 +143,7 @@ def _log_tail(population: int, marked: int, drawn: int, least: int) -> float:
     if not hits.size:
         return -math.inf
     ways = _log_ways(marked, hits) + _log_ways(population - marked, drawn - hits)
-    return min(0.0, float(logsumexp(ways)) - float(_log_ways(population, drawn)))
+    return min(0.0, _log_sum(ways) - float(_log_ways(population, drawn)))
 
 
 def _log_at_most(trials: int, log_miss: float, most: int) -> float:
@@ -149,10 +152,18 @@ def _log_at_most(trials: int, log_miss: float, most: int) -> float:
         return 0.0 if trials <= most else -math.inf
     hits = np.arange(0, min(trials, most) + 1)
     hit = math.log(-math.expm1(log_miss))
-    return min(0.0, float(logsumexp(_log_ways(trials, hits) + hits * hit + (trials - hits) * log_miss)))
+    return min(0.0, _log_sum(_log_ways(trials, hits) + hits * hit + (trials - hits) * log_miss))
 
 
-def _log_ways(total: int, chosen: int | np.ndarray) -> np.ndarray | float:
-    """The logarithm of the binomial coefficient; that of 0 where more are chosen than there are."""
-    ways = gammaln(total + 1) - gammaln(np.asarray(chosen) + 1) - gammaln(np.maximum(total - np.asarray(chosen), 0) + 1)
-    return np.where(np.asarray(chosen) > total, -np.inf, ways)
+def _log_ways(total: int, chosen: npt.ArrayLike) -> Reals:
+    """The logarithms of binomial coefficients; those of 0 where more are chosen than there are."""
+    picked = np.asarray(chosen, np.float64)
+    rest = np.maximum(total - picked, 0)
+    ways = special.gammaln(np.float64(total + 1)) - special.gammaln(picked + 1) - special.gammaln(rest + 1)
+    return np.where(picked > total, -np.inf, ways)
+
+
+def _log_sum(logarithms: Reals) -> float:
+    """The logarithm of the sum of these exponentials."""
+    peak = float(logarithms.max(initial=-math.inf))
+    return peak if peak == -math.inf else peak + math.log(float(np.exp(logarithms - peak).sum()))

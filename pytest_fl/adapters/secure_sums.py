@@ -321,8 +321,9 @@ def _chosen_drop_outs(offer: Offer, updates: Updates, rng: np.random.Generator) 
         session.take_words(session.send("mask", session.until_masks()))
         session.take_partners()
         honest = rng.permutation(len(updates) - len(session.partners))
-        alive = set(session.words) - set(honest[: session.terms.dropouts + extra].tolist())
-        session.told(dict.fromkeys(session.words, set(session.words)), dict.fromkeys(alive, alive))
+        alive = frozenset(session.words) - set(honest[: session.terms.dropouts + extra].tolist())
+        everyone = frozenset(session.words)
+        session.told(dict.fromkeys(everyone, everyone), dict.fromkeys(alive, alive))
         yield from session.read(alive)
 
 

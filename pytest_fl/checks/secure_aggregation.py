@@ -264,7 +264,7 @@ def noise_is_enough_without_the_partners(part: SecureAggregation, rng: np.random
     """The fewest that may stay add the noise that the terms promise, also after partners took theirs off."""
     assert part.noise is not None
     del rng
-    d, deviation = 20_000, 3.0
+    d, deviation = 60_000, 3.0
     for n in SIZES:
         shares = np.asarray(part.noise(n, d, deviation), np.float64)
         left = shares[: len(shares) - part.partners(n)].sum(axis=0)

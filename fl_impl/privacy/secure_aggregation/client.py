@@ -256,7 +256,7 @@ class Client:
         return to_ring(integers)
 
     def _encoded_noise(self, terms: Terms) -> npt.NDArray[np.int64]:
-        """This client's part of the noise, in steps."""
+        """What it adds of the noise, in steps."""
         return discrete_gaussian(self._randomness, (terms.length,), terms.client_noise_std / terms.encoding.step)
 
 

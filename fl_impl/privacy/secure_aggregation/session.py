@@ -36,9 +36,10 @@ def secure_sum(
 ) -> SecureSum:
     """sum_i x_i of the (length,) updates of the clients that stay, by a session of secure aggregation on `terms`.
 
-    Client numbers are the keys of updates; identities are made for the session. Each update is
-    rounded at random to the grid of `terms.encoding`, up or down by less than a step and right on average; their sum is exact. Raises SecureAggregationError where too few stay, ValueError
-    for an update that is not finite or is beyond the bound. A test may put in a server and clients of its own.
+    Client numbers are the keys of updates; identities are made for the session. Each update is rounded at random to the grid
+    of `terms.encoding`, up or down by less than a step and right on average; their sum is exact. Raises
+    SecureAggregationError where too few stay, ValueError for an update that is not finite or is beyond the bound. A test may
+    put in a server and clients of its own.
     """
     secret = {number: Ed25519PrivateKey.generate() for number in updates}
     public = {number: key.public_key() for number, key in secret.items()}

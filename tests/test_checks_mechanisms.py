@@ -357,10 +357,9 @@ OURS = {
     name: mechanism(kind.calibrated(BUDGET, rounds=6, clip_bound=2.0, clients=20), budget=BUDGET)
     for name, kind in MECHANISMS.items()
 }
-FLOATS = pytest.mark.xfail(strict=True, reason="P4: noise is drawn and added as floats")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=FLOATS) if name in ("local", "ftrl") else name for name in OURS])
+@pytest.mark.parametrize("name", OURS)
 def test_low_bits_of_ours_say_nothing(name):
     (row,) = pytest_fl.verify(OURS[name], checks=[BITS]).rows
     assert row.outcome == "passed", row.reason

@@ -31,7 +31,6 @@ def noise_on_the_model(name: str, budget: Budget, rounds: int, clients: int) -> 
     return (squares / rounds) ** 0.5
 
 
-@pytest.mark.xfail(strict=True, reason="P8: ftrl is noisier than gaussian, and nothing says so")
 @pytest.mark.parametrize(("fraction", "rounds"), [(1.0, 20), (0.5, 20), (0.1, 20)])
 def test_ftrl_is_less_noisy_than_independent_noise_or_warns(fraction: float, rounds: int) -> None:
     """P8: of the noise that the model carries, at epsilon 1."""
@@ -46,7 +45,6 @@ def test_ftrl_is_less_noisy_than_independent_noise_or_warns(fraction: float, rou
     assert correlated < independent or any("ftrl" in str(warning.message) for warning in said)
 
 
-@pytest.mark.xfail(strict=True, reason="P10: what one example of a batch does to another's gradient is not clipped")
 def test_dp_sgd_refuses_layers_that_mix_examples() -> None:
     from fl_impl.privacy.example_level import dp_sgd
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -228,4 +229,8 @@ def protect(
     budget, bound = Budget(epsilon, delta, 1.0 if secure else sampling), 1.0 if clip_bound is None else clip_bound
     kind = lookup(mechanism, MECHANISMS, "a privacy mechanism")
     calibrated = kind.calibrated(budget, rounds=rounds, clip_bound=bound, clients=clients)
+    advice = calibrated.advice(budget)
+    if advice:
+        warnings.warn(advice, stacklevel=2)
+        notes = (*notes, f"{advice}.")
     return Protection(codec, calibrated, budget, bound, secure, group_size, seed, noise_seed, notes, rounds)

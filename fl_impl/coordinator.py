@@ -23,7 +23,7 @@ from fl_impl.rounds.evaluation import Setup, set_up
 from fl_impl.rounds.quorum import check_quorum, sampling_note
 from fl_impl.rounds.stages import choose, scaffold_control, spread, train
 from fl_impl.rounds.state import RunState
-from fl_impl.rounds.transport import combine, deliver, plain_bytes
+from fl_impl.rounds.transport import combine, deliver, plain_bytes, published
 from fl_impl.training.server_optimizers import server_optimizer
 
 if TYPE_CHECKING:
@@ -102,9 +102,10 @@ class FederatedLearningCoordinator:
         context.remember(arrived, aggregate)
         self._advance(state, aggregate, len(arrived.ids), len(clients))
         evaluation, (variance, deviation) = setup.evaluate(state.parameters), spread(honest, aggregate)
+        came, asked, bytes_up = published(guard, len(arrived.ids), len(chosen), bytes_up + bytes_summed, len(aggregate))
         result = RoundResult(
-            number, evaluation.loss, evaluation.accuracy, variance, len(arrived.ids), tuple(sorted(byzantine)),
-            arrived.rejected, bytes_up + bytes_summed, plain_bytes(len(aggregate)) * len(chosen), epsilon,
+            number, evaluation.loss, evaluation.accuracy, variance, came, tuple(sorted(byzantine)),
+            arrived.rejected, bytes_up, plain_bytes(len(aggregate)) * asked, epsilon,
             time.perf_counter() - started, deviation, float(np.mean(honest.losses)) if honest.ids else math.nan,
             attackers.success(setup, state.parameters), f, guard.source if guard else "",
         )  # fmt: skip

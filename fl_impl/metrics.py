@@ -35,7 +35,7 @@ class RoundResult:
     client_variance: float
     """(1/h) sum ||x_i - mu||^2 over the h honest updates."""
     num_clients: int
-    """Updates that were aggregated."""
+    """Updates that were aggregated; the expected number, as in the bytes, where privacy rests on a secret sample."""
     byzantine: tuple[int, ...] = ()
     """The clients that attacked."""
     rejected: Mapping[int, str] = field(default_factory=dict[int, str])

@@ -67,7 +67,6 @@ def test_files_of_a_private_run_are_their_owners(tmp_path: Path) -> None:
     assert modes == {"run.json": 0o600, "run.safetensors": 0o600, "run.ledger": 0o600}
 
 
-@pytest.mark.xfail(strict=True, reason="P11: the size of the Poisson sample is published")
 def test_the_size_of_a_poisson_sample_is_not_published(tmp_path: Path) -> None:
     seen: set[tuple[Any, ...]] = set()
     for seed in range(3):

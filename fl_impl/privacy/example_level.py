@@ -63,7 +63,7 @@ def check_layers(model: torch.nn.Module) -> None:
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # the one base of all of them
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004  # it is the value of a layer that cannot be trained so
                 f"{type(module).__name__} ({name or 'the model'}) normalises by the whole batch, so one example moves the "
                 "gradients of all others: use GroupNorm, or opacus.validators.ModuleValidator.fix(model)"
             )

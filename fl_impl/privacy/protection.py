@@ -71,6 +71,12 @@ class Protection:
         return not self.secure and self.mechanism is not None and self.mechanism.accounted
 
     @property
+    def hides_its_sample(self) -> bool:
+        """Whether privacy rests on nobody knowing who takes part in a round, and so not how many do."""
+        poisson = self.budget is not None and self.budget.sampling < 1
+        return self.may_be_empty and poisson and self.mechanism is not None and not self.mechanism.correlated
+
+    @property
     def source(self) -> str:
         """Where noise is from: "operating system", or the seed of a test; empty where there is none."""
         return self.randomness("noise", 0).source if self.mechanism else ""

@@ -148,8 +148,8 @@ class BandedFTRL(Central):
             return ""
         return (
             f"ftrl leaves {correlated / independent:.2f} times the noise of gaussian on the model in {self.rounds} rounds, of "
-            f'which a client is in one of {self.separation}: dp_mechanism="gaussian" is no worse here. ftrl pays where nobody can '
-            "be sampled in secret, so that independent noise is not amplified either"
+            f'which a client is in one of {self.separation}: dp_mechanism="gaussian" is no worse here. ftrl pays where nobody '
+            "can be sampled in secret, so that independent noise is not amplified either"
         )
 
     def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:

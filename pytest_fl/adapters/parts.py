@@ -123,6 +123,7 @@ def compressor(ours: Compression) -> Compressor:
         variance=None if codec.variance(100) is None else cast("Any", codec.variance),
         message_bytes=ours.message_bytes,
         remembers=ours.feedback != "memoryless",
+        conserves=ours.feedback == "error_feedback",
     )
 
 

@@ -17,7 +17,9 @@ Reals = npt.NDArray[np.float64]
 SHAPES: Final = {"q": (9, 7), "v": (6, 8), "o": (6, 8)}
 """(m, k) of the modules; two have one shape, so that they can be mixed up unseen."""
 RANK: Final = 3
-COUNTS: Final = (1, 2, 3, 5, 8, 13, 17, 20)
+COUNTS: Final = (1, 2, 3, 5, 8, 17, 20)
+MOST: Final = 2
+"""Byzantine clients: with more, rules that try every subset take minutes, or refuse."""
 ROUNDING: Final = 1e-6
 """Relative to the longest product."""
 
@@ -49,9 +51,9 @@ def _unit(adapters: list[Adapter]) -> float:
 
 
 def _counts(part: AdapterAggregation) -> Iterator[tuple[int, int]]:
-    """(n, f), f the largest that is admitted where a rule is named."""
+    """(n, f), f the largest up to MOST that is admitted where a rule is named."""
     for n in COUNTS:
-        f = max((f for f in range(n // 2 + 1) if n >= part.min_clients(f)), default=None) if part.reference else 0
+        f = max((f for f in range(MOST + 1) if n >= part.min_clients(f)), default=None) if part.reference else 0
         if f is not None and n >= part.min_clients(f):
             yield n, f
 

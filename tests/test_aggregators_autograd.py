@@ -17,7 +17,7 @@ EXACT = [
     "bucketing(size=2)|trimmed_mean", "bucketing(size=2)|geometric_median", "arc|trimmed_mean", "arc|geometric_median", "arc|nnm|krum",
     "clipping(radius=1.5)|mean",
 ]  # fmt: skip
-PARTIAL = ["caf", "fltrust", "foolsgold", "signguard", "flame"]
+PARTIAL = ["caf", "principal_trimmed_mean", "fltrust", "foolsgold", "signguard", "flame"]
 """Here weights move with the updates, and no gradient flows through them."""
 
 

@@ -22,6 +22,7 @@ RULES = [
     "minimum_diameter",
     "minimum_variance",
     "smea",
+    "principal_trimmed_mean",
     "caf",
     "centered_clipping",
     "monna",

@@ -9,6 +9,7 @@ from fl_impl.aggregators.rules.coordinatewise import coordinate_median, meamed, 
 from fl_impl.aggregators.rules.geometric import geometric_median
 from fl_impl.aggregators.rules.mixing import bucketing, nnm
 from fl_impl.aggregators.rules.neighbours import bulyan, krum, monna, multi_krum
+from fl_impl.aggregators.rules.principal import principal_trimmed_mean
 from fl_impl.aggregators.rules.reputation import fltrust, foolsgold
 from fl_impl.aggregators.rules.spectral import caf, dnc
 from fl_impl.aggregators.rules.subsets import minimum_diameter, minimum_variance, smea
@@ -46,6 +47,7 @@ __all__ = [
     "norm_clipping",
     "phocas",
     "pre_aggregator",
+    "principal_trimmed_mean",
     "resolve",
     "signguard",
     "smea",

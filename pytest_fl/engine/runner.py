@@ -18,7 +18,7 @@ import numpy as np
 from pytest_fl.adapters import as_subject
 from pytest_fl.checks import Bound, Check, all_checks
 from pytest_fl.engine.shrink import shrink
-from pytest_fl.inputs.adversary import hunt
+from pytest_fl.inputs.adversary import WorstCase, hunt
 from pytest_fl.inputs.precision import in_its_precision
 from pytest_fl.inputs.strategies import SEARCHES
 from pytest_fl.reporting import current
@@ -172,7 +172,7 @@ def _attacked(rule: Rule, check: Check, profile: Profile, found: Found) -> Found
     if not pairs:
         return found
     n, f = (7, 2) if (7, 2) in pairs else pairs[-1]
-    worst = hunt(rule, n, f, 2, evaluations=profile.evaluations, seconds=profile.check_seconds, seed=profile.seed)
+    worst = _worst_case(rule, n, f, profile)
     measured = {"n": n, "f": f, "coefficient": worst.ratio, "lower_bound": worst.lower_bound}
     if worst.kappa is not None:
         measured["kappa"] = worst.kappa
@@ -183,6 +183,15 @@ def _attacked(rule: Rule, check: Check, profile: Profile, found: Found) -> Found
         return found
     found = replace(found, bound=bound, round=round_)
     return found if bound.holds else _shrunk(rule, check, found)
+
+
+def _worst_case(rule: Rule, n: int, f: int, profile: Profile) -> WorstCase:
+    """What the adversary finds in few dimensions and in many; looked for once for all checks of a rule."""
+    key = f"worst case {n} {f} {profile.evaluations} {profile.seed}"
+    if key not in rule.cache:
+        evaluations = 2 * profile.evaluations
+        rule.cache[key] = hunt(rule, n, f, None, evaluations=evaluations, seconds=profile.check_seconds, seed=profile.seed)
+    return rule.cache[key]
 
 
 def _rounds(rule: Rule, check: Check, profile: Profile) -> Iterator[Round]:

@@ -305,8 +305,6 @@ def after_bucketing(inner: Kappa, size: int = 2) -> Kappa:
 
 def _least_split(k: float, sizes: Floats, h: int) -> float:
     """The least, over t, of (k + t) times the greatest eigenvalue: convex in log t."""
-    from scipy.optimize import minimize_scalar  # noqa: PLC0415  # only where buckets are asked for
-
     clean, rest = len(sizes), h - sizes.sum()
     basis = np.eye(clean)
     if rest == 0:  # all of S is in clean buckets: the sizes' weighted sum is 0
@@ -321,8 +319,11 @@ def _least_split(k: float, sizes: Floats, h: int) -> float:
         wanted = np.eye(clean) / clean + (1 / t - 1) * np.ones((clean, clean)) / clean**2
         return (k + t) * float(np.linalg.eigvalsh(root @ basis.T @ wanted @ basis @ root.T)[-1])
 
-    found = minimize_scalar(value, bounds=(-20, 20), method="bounded", options={"xatol": 1e-9})
-    return float(found.fun)
+    low, high = -20.0, 20.0
+    for _ in range(70):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (low, right) if value(left) < value(right) else (left, high)
+    return value((low + high) / 2)
 
 
 def fewer_attackers(kappa: float, n: int, f: int, b: int) -> float:

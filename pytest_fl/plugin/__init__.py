@@ -20,7 +20,7 @@ REPORT: Final[pytest.StashKey[tuple[Report, list[str]]]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options and ini keys."""
+    """Add the options and ini keys of the knobs."""
     knobs.add_options(parser)
 
 

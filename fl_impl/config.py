@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_seriali
 
 from fl_impl.aggregators import resolve as resolve_aggregator
 from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.common.counts import floor_of, tolerated
 from fl_impl.common.extras import require
 from fl_impl.common.specs import nearest, parse
 from fl_impl.compression import resolve as resolve_compression
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.privacy.protection import Protection
 
-
-@lru_cache
-def byzantine_count(fraction: float, n: int) -> int:
-    """floor(fraction n), of the number that was written: 0.3 of 10 is 3, 0.29 of 100 is 29, 1/3 of 3 is 1."""
-    simple = Fraction(fraction).limit_denominator(1000)
-    exact = simple if float(simple) == fraction else Fraction(str(fraction))
-    return math.floor(exact * n)
+byzantine_count = floor_of  # the name under which Flower's strategy and mod know it
 
 
 class FLConfig(BaseModel):
@@ -82,6 +76,9 @@ class FLConfig(BaseModel):
     """The share that the aggregator is to tolerate."""
     attack: Any = None
     """A spec such as "sign_flip" or "backdoor|model_replacement", an Attack, or a function (honest, f, rng)."""
+    sample_tolerance: float | None = Field(None, ge=0, lt=1)
+    """f of a sampled round is the least that more attackers exceed with at most this probability; floor(byzantine_fraction
+    n) of the n that are asked where None."""
     attack_fraction: float | None = Field(None, ge=0, le=1)
     """The share of the clients that attacks; None is byzantine_fraction."""
     attack_start: int = Field(1, ge=1)
@@ -176,17 +173,21 @@ class FLConfig(BaseModel):
     @property
     def fit_clients(self) -> int:
         """How many clients train in a round: floor(fraction_fit num_clients), one at least."""
-        return max(1, byzantine_count(self.fraction_fit, self.num_clients))
+        return max(1, floor_of(self.fraction_fit, self.num_clients))
 
-    def tolerated(self, n: int) -> int:
-        """The f that the aggregator is told in a round of n clients."""
-        return byzantine_count(self.byzantine_fraction, n)
+    def tolerated(self, asked: int, population: int | None = None) -> int:
+        """f, what the aggregator is told in a round that asks so many of the clients, whoever answers.
+
+        population: how many clients there are, num_clients where None. See `sample_tolerance`.
+        """
+        everybody = max(asked, self.num_clients) if population is None else population
+        return tolerated(self.byzantine_fraction, asked, everybody, self.sample_tolerance)
 
     @property
     def attackers(self) -> int:
         """How many of all clients attack, once they do."""
         fraction = self.byzantine_fraction if self.attack_fraction is None else self.attack_fraction
-        return 0 if self.attack is None else byzantine_count(fraction, self.num_clients)
+        return 0 if self.attack is None else floor_of(fraction, self.num_clients)
 
     @field_serializer("aggregation", "attack", "dataset", "model", "loss")
     def _as_text(self, given: Any) -> str | None:

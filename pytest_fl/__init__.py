@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from pytest_fl.adapters import adapter, as_subject, command
     from pytest_fl.checks import Bound, Check, check
     from pytest_fl.checks.federation import accuracy_kept, descent
-    from pytest_fl.engine.audits import audit, audit_report
-    from pytest_fl.engine.cases import Case, conformance
-    from pytest_fl.engine.runner import replay, verify
+    from pytest_fl.engine.cases import Case, audit, conformance
+    from pytest_fl.engine.runner import audit_report, replay, verify
     from pytest_fl.inputs.adversary import WorstCase, worst_case
     from pytest_fl.inputs.strategies import byzantine_updates, honest_updates, rounds
     from pytest_fl.reporting.failures import CheckFailed
@@ -57,8 +56,7 @@ __all__ = [
 HOMES: Final = {
     "adapters": ("adapter", "as_subject", "command"),
     "inputs.adversary": ("WorstCase", "worst_case"),
-    "engine.audits": ("audit", "audit_report"),
-    "engine.cases": ("Case", "conformance"),
+    "engine.cases": ("Case", "audit", "conformance"),
     "checks": ("Bound", "Check", "check"),
     "checks.federation": ("accuracy_kept", "descent"),
     "reporting.failures": ("CheckFailed",),
@@ -66,7 +64,7 @@ HOMES: Final = {
     "reporting.report": ("Report",),
     "reporting.results": ("Row",),
     "subjects.round": ("Round",),
-    "engine.runner": ("replay", "verify"),
+    "engine.runner": ("audit_report", "replay", "verify"),
     "inputs.strategies": ("byzantine_updates", "honest_updates", "rounds"),
     "subjects.subject": ("Subject",),
 }

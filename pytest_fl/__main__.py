@@ -6,12 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
+from pytest_fl.reporting.versions import version_line
+
 TARGET = 'a spec ("krum", "nnm|trimmed_mean") or "package.module:attribute"'
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the report; 0 where every check holds, 1 where one fails, 2 where the request cannot be understood."""
-    parser = argparse.ArgumentParser(prog="python -m pytest_fl", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pytest_fl", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=version_line(), help="print the versions that matter, and exit")
     commands = parser.add_subparsers(dest="command", required=True)
     verifying = commands.add_parser("verify", help="run every check on an aggregator")
     verifying.add_argument("target", help=TARGET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,22 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 IMPORTED = (fl_impl, hypothesis, np, pytest_fl, torch)
+
+
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow-seconds", type=float, metavar="N", help="skip, with that reason, slow tests that would start later"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what no longer fits into the time that CI has; -ra lists it."""
+    limit = item.config.getoption("--slow-seconds")
+    if limit is not None and item.get_closest_marker("slow") and time.monotonic() - STARTED > limit:
+        pytest.skip(f"not run: the {limit:.0f} seconds for slow tests are used up")
 
 
 @pytest.hookimpl(tryfirst=True)

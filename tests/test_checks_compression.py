@@ -11,12 +11,17 @@ import pytest
 from fl_impl.compression import resolve
 from pytest_fl.adapters.parts import as_part
 from pytest_fl.checks.parts import audits_of
-from pytest_fl.engine.audits import run_audit
+from pytest_fl.engine.runner import run_check
 from pytest_fl.subjects.parts import Compressor
+from pytest_fl.subjects.profiles import PROFILES
 
 SEEDS = range(50)
 SOUND = ("none", "sparse", "quantize", "int4", "ternary", "sign", "power_sgd", "rand_k(0.2)", "error_feedback|top_k(0.1)")
 EVERY_SEED = ("quantize",)
+
+
+def row_of(part, check, seed):
+    return run_check(part, check, replace(PROFILES["default"], seed=seed), {})
 
 
 def checked(x):
@@ -142,14 +147,14 @@ CHECKS = {check.name: check for check in audits_of(as_part("sparse"))}
 
 
 def failures(part, seed=0):
-    rows = [run_audit(part, check, seed) for check in CHECKS.values()]
+    rows = [row_of(part, check, seed) for check in CHECKS.values()]
     return [(row.check, row.reason) for row in rows if row.outcome == "failed"]
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_compressor_is_caught(name):
     part, check = BROKEN[name]
-    row = run_audit(part, CHECKS[check], seed=0)
+    row = row_of(part, CHECKS[check], 0)
     assert row.outcome == "failed"
     assert row.reason
 
@@ -157,7 +162,7 @@ def test_a_broken_compressor_is_caught(name):
 @pytest.mark.parametrize("name", ["rounded down one time in ten too often", "half of the residual"])
 def test_it_is_caught_with_every_seed(name):
     part, check = BROKEN[name]
-    assert all(run_audit(part, CHECKS[check], seed).outcome == "failed" for seed in SEEDS)
+    assert all(row_of(part, CHECKS[check], seed).outcome == "failed" for seed in SEEDS)
 
 
 def test_every_check_has_a_broken_compressor():

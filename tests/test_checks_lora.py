@@ -10,9 +10,9 @@ import pytest
 import pytest_fl
 from fl_impl.aggregators import krum
 from fl_impl.lora import MODES, product_rules
+from pytest_fl import audit_report
 from pytest_fl.adapters.parts import adapters
 from pytest_fl.checks.parts import audits_of
-from pytest_fl.engine.audits import audit_report
 from pytest_fl.subjects.parts import AdapterAggregation
 
 PRODUCT_RULES = [*product_rules(), "nnm|krum", "nnm|geometric_median", "bucketing|multi_krum", "arc|geometric_median"]

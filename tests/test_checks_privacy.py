@@ -16,14 +16,20 @@ from flwr.serverapp import strategy
 import pytest_fl
 from fl_impl.privacy import MECHANISMS, Budget, gaussian_delta, gaussian_epsilon, gaussian_noise, spent_epsilon
 from fl_impl.privacy.secure_aggregation.masks import add_mask
+from pytest_fl import audit, audit_report
 from pytest_fl.adapters.flower_parts import mask_generator
 from pytest_fl.adapters.parts import accountant, as_part, secure_aggregation
 from pytest_fl.checks.parts import AUDITS, audits_of
-from pytest_fl.engine.audits import audit, audit_report, run_audit
+from pytest_fl.engine.runner import run_check
 from pytest_fl.subjects.parts import Accountant, Mechanism, SecureAggregation
+from pytest_fl.subjects.profiles import PROFILES
 
 BOUND, Z, EXPECTED = 2.0, 1.5, 8.0
 SEEDS = range(50)
+
+
+def row_of(part, check, seed):
+    return run_check(part, check, replace(PROFILES["default"], seed=seed), {})
 
 
 def clipped(row, bound=BOUND):
@@ -226,7 +232,7 @@ def failed(part, seed=0):
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_part_is_caught(name):
     part, check = BROKEN[name]
-    row = run_audit(part, AUDITS_BY_NAME[check], seed=0)
+    row = row_of(part, AUDITS_BY_NAME[check], 0)
     assert row.outcome == "failed"
     assert row.reason
 
@@ -234,7 +240,7 @@ def test_a_broken_part_is_caught(name):
 @pytest.mark.parametrize("name", ["noise 2 % too low", "clip per layer", "one noise for two rounds"])
 def test_it_is_caught_with_every_seed(name):
     part, check = BROKEN[name]
-    assert all(run_audit(part, AUDITS_BY_NAME[check], seed=seed).outcome == "failed" for seed in SEEDS)
+    assert all(row_of(part, AUDITS_BY_NAME[check], seed).outcome == "failed" for seed in SEEDS)
 
 
 AUDITS_BY_NAME = {check.name: check for part in (SOUND, accountant(), secure_aggregation()) for check in audits_of(part)}
@@ -254,14 +260,14 @@ def test_our_accountant_passes():
     for seed in range(3):
         assert failed(accountant(), seed) == set()
     check = AUDITS_BY_NAME["never_below_the_exact_gaussian"]
-    assert all(run_audit(accountant(), check, seed=seed).outcome == "passed" for seed in SEEDS)
+    assert all(row_of(accountant(), check, seed).outcome == "passed" for seed in SEEDS)
 
 
 def test_our_secure_aggregation_passes_every_seed():
     random = {"masks_are_uniform", "masks_use_the_whole_seed", "masked_updates_say_nothing"}
     for seed in SEEDS:
         checks = [check for check in audits_of(secure_aggregation()) if check.name in random or seed < 3]
-        rows = [run_audit(secure_aggregation(), check, seed=seed) for check in checks]
+        rows = [row_of(secure_aggregation(), check, seed) for check in checks]
         assert [row.reason for row in rows if row.outcome != "passed"] == []
 
 
@@ -298,7 +304,7 @@ class TestAudit:
     def alone(self, monkeypatch):
         """What fails here on purpose is no row of this run's table."""
         nobody = SimpleNamespace(item=ContextVar("nobody", default=None))
-        monkeypatch.setattr("pytest_fl.engine.audits.current", nobody)
+        monkeypatch.setattr("pytest_fl.engine.cases.current", nobody)
 
     def test_runs_as_a_test_a_check(self):
         mark = audit(SOUND, secure_aggregation(), expected_failures={"masks_are_uniform": "known"})
@@ -323,7 +329,7 @@ class TestAudit:
         assert not report.passed
 
     def test_arguments_are_checked(self):
-        with pytest.raises(ValueError, match="at least one part"):
+        with pytest.raises(ValueError, match="at least one thing to judge"):
             audit()
         with pytest.raises(ValueError, match="did you mean 'noise_is_normal'"):
             audit(SOUND, expected_failures={"noise_is_norml": "x"})

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from fl_impl import FLConfig
-from fl_impl.config import byzantine_count
 
 
-@pytest.mark.parametrize(
-    ("fraction", "n", "f"),
-    [
-        (0.3, 10, 3),
-        (0.29, 100, 29),
-        (0.57, 100, 57),
-        (1 / 3, 3, 1),
-        (2 / 3, 9, 6),
-        (0.1, 30, 3),
-        (0.7, 10, 7),
-        (0.0, 5, 0),
-        (0.2, 4, 0),
-    ],
-)
-def test_counts_are_those_of_the_number_that_was_written(fraction: float, n: int, f: int) -> None:
-    assert byzantine_count(fraction, n) == f
-    assert FLConfig(byzantine_fraction=fraction, num_clients=n).tolerated(n) == f
-
-
-def test_counts_are_exact_for_every_percentage() -> None:
-    for percent in range(100):
-        for n in range(1, 200):
-            assert byzantine_count(percent / 100, n) == Fraction(percent, 100) * n // 1
-
-
-def test_a_number_just_below_a_fraction_is_not_rounded_up() -> None:
-    assert byzantine_count(0.29999999, 10) == 2
+def test_f_is_the_exact_share_of_those_who_are_asked() -> None:
+    assert FLConfig(byzantine_fraction=143 / 1003, num_clients=1003).tolerated(1003) == 143
+    sampled = FLConfig(byzantine_fraction=0.2, num_clients=20, fraction_fit=0.5, aggregation="trimmed_mean")
+    assert sampled.tolerated(10) == 2
+    assert sampled.model_copy(update={"sample_tolerance": 0.0}).tolerated(10) == 4
+    assert sampled.model_copy(update={"sample_tolerance": 0.1}).tolerated(10) == 3
 
 
 @pytest.mark.parametrize(

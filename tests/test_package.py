@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from pkgutil import iter_modules
 
@@ -20,13 +21,23 @@ MODULES = {
 }
 
 
-def imports(module: str) -> Iterator[str]:
-    """The project's modules that a module imports, at load or later, type checking aside."""
-    tree = ast.parse(MODULES[module].read_text())
-    aside = {id(child) for node in ast.walk(tree) if for_types(node) for part in node.body for child in ast.walk(part)}
-    for node in ast.walk(tree):
-        if id(node) not in aside:
-            yield from (name for name in targets(node, module) if name in MODULES and name != module)
+DEEPEST = 18
+"""Modules in the longest chain of imports at load time."""
+
+
+def imports(module: str, *, at_load: bool = False) -> set[str]:
+    """The project's modules that a module imports: at load, or with those inside functions and for type checkers."""
+    nodes = loaded(ast.parse(MODULES[module].read_text())) if at_load else ast.walk(ast.parse(MODULES[module].read_text()))
+    return {name for node in nodes for name in targets(node, module) if name in MODULES and name != module}
+
+
+def loaded(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a module is loaded: those in functions and for type checkers left out."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or for_types(node):
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from loaded(child)
 
 
 def for_types(node):
@@ -48,21 +59,45 @@ def block(name):
     return text.split(f"```{name}\n")[1].split("```")[0].strip().splitlines()
 
 
-LAYERS = {name: depth for depth, line in enumerate(block("layers")) for name in line.split()}
+ROOMS = re.findall(
+    r"^\| `((?:fl_impl|pytest_fl)/[\w/.]*)` \|", (ROOT / "ARCHITECTURE.md").read_text().split("## Oracles")[0], re.MULTILINE
+)
+"""The page's lines: rooms end in a slash, files at a root in .py."""
 
 
-def layer(module):
-    return max((name for name in LAYERS if f"{module}.".startswith(f"{name}.")), key=len)
+def room(module: str) -> str:
+    """The line of the page that a module stands on: its outermost room, or its own file at a root."""
+    package, name, *_ = MODULES[module].relative_to(ROOT).parts
+    return f"{package}/{name}" if name.endswith(".py") else f"{package}/{name}/"
 
 
-def test_imports_go_down():
+def test_every_room_and_every_file_at_a_root_has_its_line():
+    rooms = {f"{path.parent.relative_to(ROOT)}/" for path in MODULES.values() if path.parent.parent != ROOT}
+    loose = {str(path.relative_to(ROOT)) for path in MODULES.values() if path.parent.parent == ROOT}
+    assert sorted(ROOMS) == sorted(rooms | loose)
+
+
+def test_imports_go_down_the_page():
     upward = [
         f"{module} imports {target}, which stands above it"
         for module in MODULES
         for target in imports(module)
-        if layer(target) != layer(module) and LAYERS[layer(target)] < LAYERS[layer(module)]
+        if ROOMS.index(room(target)) < ROOMS.index(room(module))
     ]
     assert not upward
+
+
+def test_no_circle():
+    TopologicalSorter({module: imports(module) for module in MODULES}).prepare()  # CycleError names the modules of a circle
+
+
+def test_the_deepest_chain_of_imports():
+    graph = {module: imports(module, at_load=True) for module in MODULES}
+    deepest: dict[str, tuple[str, ...]] = {}
+    for module in TopologicalSorter(graph).static_order():
+        deepest[module] = (module, *max((deepest[target] for target in graph[module]), key=len, default=()))
+    longest = max(deepest.values(), key=len)
+    assert len(longest) <= DEEPEST, " -> ".join(longest)
 
 
 def test_fl_impl_knows_nothing_of_pytest():
@@ -77,10 +112,6 @@ def test_the_code_under_test_is_not_its_own_oracle(oracle):
     assert mine
     used = {target for module in mine for target in imports(module) if target.startswith("fl_impl")}
     assert used <= {"fl_impl.common.specs"}
-
-
-def test_layers_name_modules_that_exist():
-    assert set(LAYERS) <= set(MODULES)
 
 
 def test_public_names_are_sorted_listed_once_and_there():
@@ -125,3 +156,9 @@ def test_what_an_import_costs(statement, unwanted):
     code = f"import sys; {statement}; print(sorted(set({unwanted.split()!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_version_line_names_what_a_bug_report_wants():
+    done = subprocess.run([sys.executable, "-m", "pytest_fl", "--version"], capture_output=True, text=True, check=True)
+    (line,) = done.stdout.splitlines()
+    assert re.fullmatch(r"pytest-fl \S+ \(Python [\d.]+, \w+ \S+; pytest \S+, hypothesis \S+, numpy \S+.*\)", line)

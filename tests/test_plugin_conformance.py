@@ -82,3 +82,20 @@ def test_expected_failures_are_xfail_and_one_that_passes_is_a_failure(run, pytes
     result.assert_outcomes(xfailed=1, failed=1, deselected=result.parseoutcomes()["deselected"])
     result.stdout.fnmatch_lines(["XFAIL *exactness* - a mean"])
     assert "my_rule fails keeps_dtype: passes, but was expected to fail (so it is said)" in result.stdout.str()
+
+
+def test_one_decorator_takes_rules_and_other_parts(run, pytester):
+    pytester.makepyfile(test_both=MINE.replace("(sound, one_sided, my_rule)", "('trimmed_mean', 'top_k(0.1)')"))
+    result = run("--fl-profile=quick", "--fl-report=r.json", "-k", "exactness or top_k")
+    assert {subject for subject, _ in outcomes(pytester)} == {"trimmed_mean", "top_k"}
+    assert result.ret == 0
+
+
+def test_a_claim_for_a_part_that_is_no_rule_is_refused():
+    with pytest.raises(ValueError, match=r"expected claims for an aggregator only; top_k is a Compressor"):
+        pytest_fl.verify("top_k(0.1)", claims="krum")
+
+
+def test_the_names_for_parts_are_aliases():
+    assert pytest_fl.audit is pytest_fl.conformance
+    assert pytest_fl.audit_report is pytest_fl.verify

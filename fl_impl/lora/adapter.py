@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from fl_impl.attacks import resolve as resolve_attack
+from fl_impl.common.counts import floor_of
 from fl_impl.common.randomness import generator
-from fl_impl.config import byzantine_count
 from fl_impl.lora.adapted import adapt, initial
 from fl_impl.lora.bases import load_base
 from fl_impl.lora.folders import read_config, read_factors, write_folder
@@ -111,7 +111,7 @@ class LoRAFLAdapter:
         guard = guarded(
             rounds=rounds, clients=len(clients), rule=rule.spec, robust=rule.spec != "mean", epsilon=dp_epsilon, delta=dp_delta,
             mechanism=dp_mechanism, clip_bound=dp_clip, noise_seed=dp_seed, compression=compression,
-            secure=secure_aggregation, group_size=secure_group_size, f=byzantine_count(byzantine_fraction, len(clients)),
+            secure=secure_aggregation, group_size=secure_group_size, f=floor_of(byzantine_fraction, len(clients)),
             seed=self.seed,
         )  # fmt: skip
         recipe = Recipe(local_steps, batch_size, context, learning_rate, judged, self.seed)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from fl_impl.common.counts import floor_of
 from fl_impl.common.randomness import generator
-from fl_impl.config import byzantine_count
 from fl_impl.lora.adapted import Adapted, initial
 from fl_impl.lora.factors import Factors, unflat, zeros
 from fl_impl.lora.product import Reals, gram, refactored, stack, weigh
@@ -175,7 +175,7 @@ def aggregate(
 ) -> Aggregated:
     """The server's part of a round. Raises ValueError where the rule needs more updates than were sound."""
     n = len(admitted.ids)
-    f = byzantine_count(plan.byzantine_fraction, n)
+    f = floor_of(plan.byzantine_fraction, n)
     if n < max(1, plan.rule.min_clients(f)):
         reasons = "; ".join(f"client {i}: {why}" for i, why in sorted((rejected or {}).items())) or "none"
         needed = f"{n} sound adapters, but {plan.rule.spec} needs {plan.rule.min_clients(f)} for f={f}"

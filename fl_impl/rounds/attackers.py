@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fl_impl.clients import ClientUpdate
+from fl_impl.common.counts import floor_of
 from fl_impl.common.randomness import generator
-from fl_impl.config import byzantine_count
 from fl_impl.rounds.admission import Admitted, Reasons, admit, without_non_finite
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Assault:
         """Who attacks in this round, if selected."""
         if round_number < self.start or (self.stop is not None and round_number > self.stop):
             return frozenset()
-        return members(self.seed, byzantine_count(self.fraction, population), population)
+        return members(self.seed, floor_of(self.fraction, population), population)
 
     def trainee(self, client: Any, number: int) -> Any:
         """Who trains for a Byzantine client: itself, on poisoned data where the attack poisons data."""

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_impl.clients import SimulatedClient
+from fl_impl.common.counts import floor_of
 from fl_impl.common.randomness import generator
-from fl_impl.config import byzantine_count
 from fl_impl.rounds.admission import Admitted, Matrix, Reasons, admit, joined, without_non_finite
 from fl_impl.training.cohort import train_together
 
@@ -25,7 +25,7 @@ Vector64 = npt.NDArray[np.float64]
 
 def select(config: FLConfig, population: int, round_number: int) -> tuple[int, ...]:
     """The clients of a round: floor(fraction_fit n) of n, drawn without replacement, in order."""
-    count = max(1, byzantine_count(config.fraction_fit, population))
+    count = max(1, floor_of(config.fraction_fit, population))
     if count == population:
         return tuple(range(population))
     drawn = generator(config.seed, "select", round_number).choice(population, count, replace=False)

@@ -59,7 +59,7 @@ def descent(
 
     G^2 is the mean squared distance of honest gradients from their mean, L the smoothness of the honest loss. The value is
     the worst ratio of what was lost against the attack-free step to kappa G^2 / 2L; the limit is 1, up to rounding.
-    Deterministic: it holds for each run of a rule with that coefficient, not on average. THEORY.md P12.
+    Deterministic: it holds for each run of a rule with that coefficient, not on average.
     Raises ValueError where nobody says a finite kappa.
     """
     from fl_impl import FederatedLearningCoordinator, FLConfig  # noqa: PLC0415  # as above

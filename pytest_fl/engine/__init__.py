@@ -1,1 +1,1 @@
-"""One check on one subject: the runner, the cases that pytest sees, audits of parts, and shrinking."""
+"""One check on one subject: the search, its row, the cases that pytest sees, and shrinking."""

@@ -1,4 +1,4 @@
-"""`conformance`: a test for every (aggregator, check) pair, from one decorator."""
+"""`conformance`: a test for every (subject, check) pair, from one decorator."""
 
 from __future__ import annotations
 
@@ -8,53 +8,69 @@ from functools import lru_cache
 
 import pytest
 
-from pytest_fl.adapters import as_subject
 from pytest_fl.checks import Check
-from pytest_fl.engine.runner import chosen_checks, run_check
+from pytest_fl.checks.parts import Audit
+from pytest_fl.engine.runner import checks_of, guarded, run_check, subject_of
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import CheckFailed
 from pytest_fl.reporting.results import Row
 from pytest_fl.subjects.guard import Rule
-from pytest_fl.subjects.profiles import profile_named
+from pytest_fl.subjects.parts import Part
+from pytest_fl.subjects.profiles import Profile, profile_named
 from pytest_fl.subjects.subject import Subject
 
 
 def conformance(
-    *aggregators: object,
+    *things: object,
     min_clients: Callable[[int], int] | None = None,
     kappa: Callable[[int, int], float] | None = None,
     symmetries: Iterable[str] | None = None,
     claims: str | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> pytest.MarkDecorator:
-    """Parametrise `def test_byzantine_mine(check): check()` over every check of each aggregator.
+    """Parametrise `def test_byzantine_mine(check): check()` over every check of each aggregator, or of each other part.
 
-    `aggregators`: whatever `pytest_fl.adapters.as_subject` takes. `min_clients`: f -> the smallest n (2f + 1 where not
-    given). `kappa`: (n, f) -> the robustness coefficient that is claimed; without it the rule must still be exact where
-    the honest agree, and bounded. `symmetries`: names of `fl_impl.aggregators.base.SYMMETRIES`. `claims="krum"`: it is
-    that rule, with its constants. `expected_failures`: name of a check -> why it is known to fail.
+    `things`: whatever `pytest_fl.adapters.as_subject` takes, or `as_part`: a mechanism, an accountant, a compressor, a
+    secure sum, a LoRA merge. `min_clients`: f -> the smallest n (2f + 1 where not given). `kappa`: (n, f) -> the robustness
+    coefficient that is claimed; without it the rule must still be exact where the honest agree, and bounded. `symmetries`:
+    names of `fl_impl.aggregators.base.SYMMETRIES`. `claims="krum"`: it is that rule, with its constants.
+    `expected_failures`: name of a check -> why it is known to fail.
 
-    Raises ValueError for no aggregator, for one that cannot be called, and for the name of a check that does not exist.
+    Raises ValueError for nothing to judge, for what is neither, and for the name of a check that does not exist.
     """
-    if not aggregators:
-        raise ValueError("conformance needs at least one aggregator: @pytest_fl.conformance(my_rule)")
+    if not things:
+        raise ValueError("conformance needs at least one thing to judge: @pytest_fl.conformance(my_rule)")
+    subjects = [
+        subject_of(thing, min_clients=min_clients, kappa=kappa, symmetries=symmetries, claims=claims) for thing in things
+    ]
     known = dict(expected_failures or {})
-    chosen_checks(known)
-    cases = []
-    for aggregator in aggregators:
-        subject = as_subject(aggregator, min_clients=min_clients, kappa=kappa, symmetries=symmetries, claims=claims)
-        for check in chosen_checks():
-            case = Case(subject, check, known.get(check.name))
-            cases.append(pytest.param(case, id=f"{subject.name}-{check.name}", marks=(pytest.mark.fl, pytest.mark.byzantine)))
-    return pytest.mark.parametrize("check", cases)
+    pairs = [(subject, check) for subject in subjects for check in checks_of(subject)]
+    _refuse_unknown(known, {check.name for _, check in pairs})
+    return pytest.mark.parametrize("check", [_parameter(subject, check, known.get(check.name)) for subject, check in pairs])
+
+
+audit = conformance
+"""The name that `conformance` has where parts other than aggregators are judged."""
+
+
+def _refuse_unknown(names: Iterable[str], known: Iterable[str]) -> None:
+    from fl_impl.common.specs import lookup  # noqa: PLC0415  # fl_impl is loaded when a check is chosen
+
+    for name in names:
+        lookup(name, dict.fromkeys(known), "the name of a check")
+
+
+def _parameter(subject: Subject | Part, check: Check | Audit, expected: str | None) -> object:
+    marks = (pytest.mark.fl, pytest.mark.byzantine) if isinstance(subject, Subject) else (pytest.mark.fl,)
+    return pytest.param(Case(subject, check, expected), id=f"{subject.name}-{check.name}", marks=marks)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One check of one aggregator; calling it runs it, and fails, skips or expects as pytest understands."""
+    """One check of one subject; calling it runs it, and fails, skips or expects as pytest understands."""
 
-    subject: Subject
-    check: Check
+    subject: Subject | Part
+    check: Check | Audit
     expected: str | None = None
 
     def __call__(self) -> Row:
@@ -67,7 +83,7 @@ class Case:
         profile = profile_named(running.profile if running else "default")
         profile = replace(profile, seed=running.seed if running else 0)
         expected = {} if self.expected is None else {self.check.name: self.expected}
-        row = run_check(_rule(self.subject, profile.call_seconds), self.check, profile, expected)
+        row = run_check(_judged(self.subject, profile), self.check, profile, expected)
         if running:
             running.record(row.to_json())
         if row.outcome == "failed":
@@ -83,6 +99,5 @@ class Case:
 
 
 @lru_cache(maxsize=256)
-def _rule(subject: Subject, call_seconds: float) -> Rule:
-    """One guarded rule for all checks of a subject, so that what is found out about it once is found out once."""
-    return Rule(subject, call_seconds)
+def _judged(subject: Subject | Part, profile: Profile) -> Rule | Part:
+    return guarded(subject, profile)

@@ -83,11 +83,11 @@ def fl_round(request: pytest.FixtureRequest, fl_attack: Attack | None) -> Round:
     """
     import numpy as np  # noqa: PLC0415  # only who asks for a round pays for it
 
-    from fl_impl.config import byzantine_count  # noqa: PLC0415  # the same
+    from fl_impl.common.counts import floor_of  # noqa: PLC0415  # the same
     from pytest_fl.subjects.round import Round  # noqa: PLC0415  # the same
 
     n = value("clients", request.config, request.node)
-    f = byzantine_count(value("byzantine", request.config, request.node), n)
+    f = floor_of(value("byzantine", request.config, request.node), n)
     seed = value("seed", request.config, request.node)
     rng = np.random.default_rng([seed, zlib.crc32(request.node.nodeid.encode())])
     updates = rng.normal(size=DIMENSION) + rng.normal(size=(n, DIMENSION))

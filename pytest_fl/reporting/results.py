@@ -1,4 +1,4 @@
-"""What a check finds: rows of (subject, check, outcome, value, limit), the counterexample, and the report of them all."""
+"""What a check finds: rows of (subject, check, outcome, value, limit), and the counterexample of a failure."""
 
 from __future__ import annotations
 

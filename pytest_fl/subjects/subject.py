@@ -24,7 +24,7 @@ class Subject:
     """An aggregator under test.
 
     `call(updates, f)` hands an (n, d) numpy array to the foreign rule in the container that it takes, and gives back
-    whatever the rule returned, untouched: the contract check looks at it, all other checks go through `runner.evaluate`.
+    whatever the rule returned, untouched: the contract check looks at it, all other checks go through `guard.Rule`.
     """
 
     name: str

@@ -1,0 +1,157 @@
+"""The rounds of a check tried on a rule: those stored, the corpus, the adversary, then Hypothesis; the worst is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from pytest_fl.checks import Bound, Check
+from pytest_fl.engine.rows import Finding, closeness
+from pytest_fl.engine.shrink import shrink
+from pytest_fl.inputs.adversary import hunt
+from pytest_fl.inputs.precision import in_its_precision
+from pytest_fl.inputs.strategies import SEARCHES
+from pytest_fl.reporting import current
+from pytest_fl.subjects.grid import grid
+from pytest_fl.subjects.guard import Misbehaved, Rule
+from pytest_fl.subjects.profiles import Profile
+from pytest_fl.subjects.round import Round
+
+
+def judge(rule: Rule, check: Check, round_: Round) -> Bound | None:
+    """The bound of one round; a rule that does anything but return a vector is infinitely far from its limit."""
+    try:
+        return check.judge(rule, round_)
+    except Misbehaved as finding:
+        return Bound(float("inf"), 0.0, str(finding))
+
+
+def search(rule: Rule, check: Check, profile: Profile) -> Finding:
+    """The corpus, then the adversary, then Hypothesis, until something does not hold."""
+    try:
+        worst = _corpus(rule, check, profile)
+        slow = bool(worst.note)
+        if check.adversary and worst.bound.holds and not slow:
+            worst = _attacked(rule, check, profile, worst)
+    except Misbehaved as finding:  # not even an ordinary round is taken
+        return Finding(Bound(float("inf"), 0.0, str(finding)), None, 0)
+    if check.search and worst.bound.holds and not slow:
+        worst = _fuzz(rule, check, profile, worst)
+    return worst if worst.note or not worst.bound.holds else replace(worst, note=grid(rule).note)
+
+
+def _corpus(rule: Rule, check: Check, profile: Profile) -> Finding:
+    worst = Finding(Bound(0.0, 0.0), None, 0)
+    deadline = time.process_time() + profile.check_seconds
+    for round_ in _rounds(rule, check, profile):
+        bound = judge(rule, check, round_)
+        if bound is None:
+            continue
+        tried = worst.tried + 1
+        if worst.round is None or closeness(bound) > closeness(worst.bound):
+            worst = Finding(bound, round_, tried)
+        worst = replace(worst, tried=tried)
+        if not bound.holds:
+            return _shrunk(rule, check, worst)
+        if time.process_time() > deadline:
+            return replace(worst, note=f"stopped after {tried} rounds: a call of this rule is slow")
+    return worst
+
+
+def _attacked(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Finding:
+    """The adversary's worst case at one (n, f), judged as any round; its coefficient is reported, claimed or not."""
+    pairs = [(n, f) for n, f in grid(rule).small if n <= 9]
+    if not pairs:
+        return worst
+    n, f = (7, 2) if (7, 2) in pairs else pairs[-1]
+    case = hunt(rule, n, f, 2, evaluations=profile.evaluations, seconds=profile.check_seconds, seed=profile.seed)
+    measured = {"n": n, "f": f, "coefficient": case.ratio, "lower_bound": case.lower_bound}
+    if case.kappa is not None:
+        measured["kappa"] = case.kappa
+    round_ = in_its_precision(rule, Round(case.updates, f, case.byzantine, "the worst case that the adversary found"))
+    bound = judge(rule, check, round_)
+    worst = replace(worst, measured=measured, tried=worst.tried + case.evaluations)
+    if bound is None or closeness(bound) <= closeness(worst.bound):
+        return worst
+    worst = replace(worst, bound=bound, round=round_)
+    return worst if bound.holds else _shrunk(rule, check, worst)
+
+
+def _rounds(rule: Rule, check: Check, profile: Profile) -> Iterator[Round]:
+    for round_ in chain(_stored(rule, check), check.rounds(rule, profile)):
+        yield round_ if check.gate or check.name == "keeps_dtype" else in_its_precision(rule, round_)
+
+
+def _stored(rule: Rule, check: Check) -> Iterator[Round]:
+    """Rounds of this check saved by earlier failures of this subject, and all of it in tests/rounds."""
+    running = current.item.get()
+    root = running.rootdir if running else Path.cwd()
+    for folder in (root / "tests" / "rounds", root / current.FOLDER):
+        for path in sorted(folder.glob("*.npz")):
+            try:
+                round_, known = Round.load(path)
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+                continue  # not ours, or half written by a run that was killed
+            mine = known.get("subject") == rule.subject.name or folder.name == "rounds"
+            if mine and known.get("check") == check.name and rule.subject.takes(round_.n, round_.f):
+                yield round_
+
+
+def _shrunk(rule: Rule, check: Check, worst: Finding) -> Finding:
+    if rule.hung or worst.round is None:
+        return worst
+    reason = worst.bound.reason
+
+    def still_fails(round_: Round) -> bool:
+        bound = judge(rule, check, round_)
+        return bound is not None and not bound.holds and bool(bound.reason) == bool(reason)
+
+    small = shrink(worst.round, still_fails, rule.subject.takes)
+    bound = judge(rule, check, small)
+    if bound is None or bound.holds:  # the rule changes its mind: show what was seen first
+        return worst
+    return replace(worst, bound=bound, round=small)
+
+
+def _fuzz(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Finding:
+    """What Hypothesis finds, shrunk by it; the same as before where it finds nothing."""
+    from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: PLC0415  # 0.2 s, only where it is used
+
+    pairs = tuple(pair for pair in grid(rule).small if pair[0] <= 8)
+    if not pairs:
+        return worst
+    failing: list[tuple[Bound, Round]] = []
+    tried = 0
+
+    @settings(
+        max_examples=profile.examples,
+        deadline=None,
+        database=None,  # failures are stored as rounds, in .pytest_fl
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),  # type: ignore[reportArgumentType]  # its metaclass iterates over members
+        print_blob=False,
+    )
+    @seed(profile.seed)
+    @given(SEARCHES[check.search](clients=pairs))
+    def look(round_: Round) -> None:
+        nonlocal tried
+        tried += 1
+        round_ = in_its_precision(rule, round_)
+        bound = judge(rule, check, round_)
+        if bound is not None and not bound.holds:
+            failing.append((bound, round_))
+            raise _Violation
+
+    with contextlib.suppress(Exception):  # our Violation; or Hypothesis's Flaky, where the rule changes its mind
+        look()
+    worst = replace(worst, tried=worst.tried + tried)
+    return replace(worst, bound=failing[-1][0], round=failing[-1][1]) if failing else worst
+
+
+class _Violation(Exception):  # noqa: N818  # tells Hypothesis to shrink
+    pass

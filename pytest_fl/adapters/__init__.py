@@ -5,12 +5,12 @@ An adapter is one function, `@adapter("package")`, in a module of this folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 from pytest_fl.adapters import functions, ours
 from pytest_fl.adapters.options import Options
@@ -23,7 +23,8 @@ __all__ = ["adapter", "as_subject", "command"]
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")  # importing registers its adapter
 
-Kappa = Callable[[int, int], float]
+CALLING: Final = frozenset({"form", "result", "root", "f"})
+"""Options that say how a rule is called."""
 
 
 def as_subject(aggregator: object, **options: Unpack[Options]) -> Subject:
@@ -59,7 +60,12 @@ def _subject_of(aggregator: object, options: Options) -> Subject:
         return aggregator
     if isinstance(aggregator, str):
         return _spec(aggregator, options)
-    return adapted(aggregator) or functions.subject(aggregator, options=options)
+    by_library = adapted(aggregator)
+    if by_library is None:
+        return functions.subject(aggregator, options=options)
+    if said := sorted(CALLING & options.keys()):
+        raise ValueError(f"expected {', '.join(said)} for a rule of your own only; {by_library.name} is called by its adapter")
+    return by_library
 
 
 def _spec(text: str, options: Options) -> Subject:

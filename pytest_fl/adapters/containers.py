@@ -64,9 +64,7 @@ def _array_or_floats(result: object) -> bool:
     return _is_array(result) or (isinstance(result, list) and all(type(entry) is float for entry in result))
 
 
-def _plain(
-    name: str, container: Container, give: Callable[[Updates], Any], native: Callable[[object], bool]
-) -> Form:
+def _plain(name: str, container: Container, give: Callable[[Updates], Any], native: Callable[[object], bool]) -> Form:
     return Form(name, container, lambda updates, _counts, _layout: give(updates), native)
 
 

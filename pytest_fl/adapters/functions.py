@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pytest_fl.adapters.containers import Form, form_named, forms
-from pytest_fl.adapters.handing import in_other_ways
+from pytest_fl.adapters.handing import in_other_memory, in_other_ways
 from pytest_fl.adapters.models import Layout, layout_of, one_layer, several_layers
 from pytest_fl.adapters.options import Options
 from pytest_fl.adapters.readings import Reading
@@ -85,18 +85,20 @@ def subject(
     if trial.way and not trial.hung and refuses_float64(copied.apply, way, n, f, trial.d):
         call, changes["float32_only"] = _narrowed(call), True
         facts.append("takes float32 only")
+    if trial.way and way.form.name == "torch tensor" and not changes:
+        changes["tensor_call"] = partial(_differentiably, stage.apply, way)
     called = ", ".join(filter(None, (f"called as {named(rule)}({way.form.name})", *facts)))
     return Subject(
         name=".".join(filter(None, (prefix, named(rule)))),
         call=call,
         container=way.form.container if trial.way else "numpy",
-        tensor_call=partial(_differentiably, stage.apply, way) if way.form.name == "torch tensor" and trial.way else None,
         min_clients=min_clients,
         fixed_f=fixed.f if fixed else None,
         admits=fixed.admits if fixed and fixed.fraction is not None else None,
         conventions="; ".join(filter(None, (conventions, stage.how, trial.way and f"given a {way.form.name}"))),
         called=called,
-        other_ways=in_other_ways(stage.apply, way) if trial.way else {},
+        other_ways=in_other_ways(rule, stage.apply, way) if trial.way and trial.d == D else {},
+        other_memory=in_other_memory(stage.apply, way) if trial.way and trial.d == D else {},
         details={**origin(rule), "form": way.form.name if trial.way else ""},
         **changes,
     )
@@ -284,10 +286,10 @@ def _function(function: Callable[..., Any], said: Options) -> Stage:
     named_f = said.get("f")
     told = telling(function, True, named_f if isinstance(named_f, str) else None, _root_of(said))
     fixed = None if told.told else told.fixed or fixed_in(getattr(function, "__self__", None))
-    binding = isinstance(named_f, int)
+    bound = named_f if isinstance(named_f, int) else None
 
     def apply(updates: Any, n: int, f: int, counts: Sequence[int], root: Any) -> Any:
-        positional, keywords = told.arguments(n, named_f if binding else f)
+        positional, keywords = told.arguments(n, f if bound is None else bound)
         if told.counts:
             keywords[told.counts] = list(counts)
         if told.root:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pytest_fl.adapters.containers import client_names, is_jax, is_vector
 from pytest_fl.adapters.models import is_tensor
+from pytest_fl.subjects.guard import Misbehaved
 
 if TYPE_CHECKING:
     from pytest_fl.adapters.containers import Form
@@ -28,10 +29,6 @@ WORDS: Final[dict[str, str]] = {
 }
 MOST: Final = 6
 """Entries of a tuple or dict that are looked through for the aggregate."""
-
-
-class Unreadable(ValueError):
-    """The result is not of the kind that the rule gave when it was tried."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,10 @@ class Reading:
             return np.asarray(result) if is_jax(result) else result
         if self.kind == "model":
             assert form.model is not None
-            return form.model(result, updates.shape[1], layout)
+            try:
+                return form.model(result, updates.shape[1], layout)
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+                raise Misbehaved(str(error) if isinstance(error, ValueError) else f"returned no model: {error!r}") from None
         return _chosen(self.kind, result, updates)
 
     def item(self, result: Any) -> Any:
@@ -67,11 +67,15 @@ class Reading:
         return ", ".join(filter(None, (place, WORDS.get(self.kind, ""))))
 
 
+PLAIN: Final = Reading()
+"""The aggregate as it came back."""
+
+
 def _item(result: Any, key: Any) -> Any:
     try:
         return getattr(result, key) if isinstance(key, str) and not isinstance(result, Mapping) else result[key]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Unreadable(f"returned {type(result).__name__} without item {key!r}") from error
+        raise Misbehaved(f"returned {type(result).__name__} without item {key!r}") from error
 
 
 def _chosen(kind: Kind, result: Any, updates: Updates) -> Any:
@@ -80,19 +84,19 @@ def _chosen(kind: Kind, result: Any, updates: Updates) -> Any:
     if kind == "client":
         names = client_names(n)
         if result not in names:
-            raise Unreadable(f"returned {result!r:.60}; expected the name of a client")
+            raise Misbehaved(f"returned {result!r:.60}; expected the name of a client")
         return updates[names.index(result)].copy()
     values = _flat(result)
     if values is None or not len(values):
-        raise Unreadable(f"returned {result!r:.60}; expected {WORDS[kind].removeprefix('returns ')}")
+        raise Misbehaved(f"returned {result!r:.60}; expected {WORDS[kind].removeprefix('returns ')}")
     if kind == "weights":
         return (values / values.sum()) @ updates if values.shape == (n,) else result
     if kind == "mask":
         if values.shape != (n,) or not values.any():
-            raise Unreadable(f"returned a mask of shape {values.shape} with {values.sum()} chosen; expected some of {n}")
+            raise Misbehaved(f"returned a mask of shape {values.shape} with {values.sum()} chosen; expected some of {n}")
         return updates[values.astype(bool)].mean(axis=0)
     if not ((values >= 0) & (values < n)).all():
-        raise Unreadable(f"returned the indices {values.tolist()!r:.60} of {n} clients")
+        raise Misbehaved(f"returned the indices {values.tolist()!r:.60} of {n} clients")
     rows = updates[values.astype(np.int64)]
     return rows[0].copy() if kind == "index" or len(rows) == 1 else rows.mean(axis=0)
 

@@ -23,7 +23,8 @@ NUMBER: Final = frozenset(
     for before, who, after in product(
         ("n_", "nb_", "num_", "nr_", "number_of_", "max_", "expected_", "n", ""),
         WHO,
-        ("", "_clients", "_nodes", "_workers", "_users", "_client", "_num", "_count", "_number"),
+        ("", "_clients", "_nodes", "_workers", "_users", "_client", "_num", "_count", "_number", "_client_num", "_worker_num",
+         "_clients_num"),
     )
 ) - {"bad", "adv", "mal"} | {"f", "n_f", "num_f", "krum_f"}  # fmt: skip
 """Names under which libraries take f, the number of Byzantine clients."""
@@ -34,8 +35,10 @@ FRACTION: Final = frozenset(
     )
 ) | {"proportiontocut", "trimmed_fraction"}  # fmt: skip
 """Names under which libraries take f / n."""
-TRIMS: Final = {"b": int, "k": int, "trim": int, "n_trim": int, "num_trim": int, "beta": float, "fraction": float, "alpha": float,
-                "ratio": float, "proportion": float, "q": float}  # fmt: skip
+TRIMS: Final[dict[str, type]] = {
+    **dict.fromkeys(("b", "k", "trim", "n_trim", "num_trim"), int),
+    **dict.fromkeys(("beta", "fraction", "alpha", "ratio", "proportion", "q"), float),
+}
 """Names that mean f or f / n in something called trimmed, and anything elsewhere: beta may be a momentum."""
 CLIENTS: Final = frozenset({
     "n", "num_clients", "n_clients", "nb_clients", "num_workers", "n_workers", "nb_workers", "num_users", "n_users",
@@ -51,7 +54,8 @@ COUNTS: Final = frozenset({
 ROOT: Final = frozenset(
     f"{who}_{what}"
     for who, what in product(
-        ("root", "server", "trusted", "clean", "reference"), ("update", "gradient", "grad", "model", "delta", "weights", "vector")
+        ("root", "server", "trusted", "clean", "reference"),
+        ("update", "gradient", "grad", "model", "delta", "weights", "vector"),
     )
 ) | {"root", "trusted", "g0", "server_grads"}  # fmt: skip
 """Names under which libraries take what the server learnt from data of its own."""

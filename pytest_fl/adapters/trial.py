@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pytest_fl.adapters import containers
 from pytest_fl.adapters.containers import Form
 from pytest_fl.adapters.models import Layout, one_layer, several_layers, with_a_buffer
-from pytest_fl.adapters.readings import Reading, find_reading
+from pytest_fl.adapters.readings import PLAIN, Reading, find_reading
 from pytest_fl.subjects import guard
 from pytest_fl.subjects.subject import Subject
 
@@ -33,6 +33,8 @@ D: Final = 7
 """Coordinates of the trial: unlike the 11 clients, and more than a tuple has items."""
 SIZES: Final = (*range(1, 131), 256, 512, 784, 1000, 1024, 2048, 4096, 7850)
 """Where a rule takes no round of 7 coordinates, those that it may be made for."""
+VECTORS: Final = frozenset({"numpy array", "torch tensor", "list of arrays", "list of tensors", "list of lists"})
+"""Forms whose rows a rule over lists of layers may take for lists of scalars."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Way:
 
     form: Form
     layout: Layout = one_layer
-    reading: Reading = Reading()
+    reading: Reading = PLAIN
     root: Root = None
 
     def call(self, apply: Apply, updates: Updates, f: int, counts: Sequence[int]) -> Any:
@@ -90,6 +92,8 @@ def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> Trial:
     ways = list(ways)
     found, errors = _best(apply, n, f, ways, D)
     hung = any(isinstance(error, guard.Hung) for _, error in errors)
+    if found is not None and not hung and found.form.name in VECTORS:
+        found = _of_layers(apply, n, f, ways) or found
     if found is not None or hung:
         return Trial(found, errors, hung=hung)
     plain = [way for way in ways if way.form.model is None][:5] or ways[:5]
@@ -101,6 +105,18 @@ def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> Trial:
         if found is not None:
             return Trial(found, errors, d)
     return Trial(None, errors)
+
+
+def _of_layers(apply: Apply, n: int, f: int, ways: Sequence[Way]) -> Way | None:
+    """The list of layers, where a rule that took a vector for a list of scalars takes layers of unequal shapes as well."""
+    for way in ways:
+        if way.form.name in {"[[array]]", "[[tensor]]"} and way.layout is one_layer and way.reading.own is None:
+            updates = np.random.default_rng(4).normal(size=(n, 2 * D)).astype(np.float32)
+            with suppress(guard.Misbehaved):
+                score, several = _judged(apply, replace(way, layout=several_layers), updates, f)
+                if score == (1, 1, 1) and several.reading.kind == "model":
+                    return replace(several, layout=one_layer)
+    return None
 
 
 def _best(

@@ -62,7 +62,7 @@ CHECKS: Final[dict[str, Check]] = {}
 """All checks by name, in the order in which they run."""
 
 
-BUILT_IN: Final = ("contract", "robustness", "definition", "symmetry", "hostile")
+BUILT_IN: Final = ("contract", "forms", "robustness", "definition", "symmetry", "hostile")
 
 
 def everybody(subject: Subject) -> str:

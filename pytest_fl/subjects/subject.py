@@ -60,7 +60,9 @@ class Subject:
     float32_only: bool = False
     """Whether it takes no float64: it is called in float32."""
     other_ways: Mapping[str, Callable[[Updates, int], Any]] = field(default_factory=lambda: dict[str, Any]())
-    """Name -> as `call`, with the updates in another container, dtype or memory; it may raise where the rule takes none."""
+    """Name -> as `call`, with the updates in another container or dtype; it may raise where the rule takes none."""
+    other_memory: Mapping[str, Callable[[Updates, int], Any]] = field(default_factory=lambda: dict[str, Any]())
+    """Name -> as `call`, with the same array held otherwise in memory."""
     conventions: str = ""
     """What the adapter knows of it in a line: which Krum, which median, how f was found."""
     details: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fl_impl.common.registry import Registry
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,17 +53,17 @@ class Codec(Protocol):
         ...
 
 
-CODECS: Final[dict[str, Callable[..., Codec]]] = {}
+CODECS: Final[Registry[Callable[..., Codec]]] = Registry("a codec", package="fl_impl.compression", group="pytest_fl.codecs")
 """The codecs by name."""
 
 T = TypeVar("T", bound=Any)
 
 
 def codec(name: str) -> Callable[[T], T]:
-    """Enter a codec, or a function that makes one, under a name."""
+    """Enter a codec, or a function that makes one, under a name. Raises ValueError where it is taken."""
 
     def enter(make: T) -> T:
-        CODECS[name] = make
+        CODECS.enter(name, make)
         return make
 
     return enter
@@ -75,25 +77,25 @@ class Plain:
     name: ClassVar[str] = "none"
 
     def layout(self, d: int) -> Layout:
-        """One float32 a coordinate."""
+        """The one array of a message: d float32 values."""
         return {"values": ("<f4", (d,))}
 
     def encode(self, x: Vector, rng: np.random.Generator) -> Arrays:
-        """x itself."""
+        """The update as it is."""
         del rng
         return {"values": x}
 
     def decode(self, arrays: Arrays, d: int) -> Vector:
-        """The values."""
+        """A copy of the values that came."""
         del d
         return arrays["values"].copy()
 
     def contraction(self, d: int) -> float:
-        """No error at all."""
+        """1: a message without error keeps all of x."""
         del d
         return 1.0
 
     def variance(self, d: int) -> float:
-        """No error at all."""
+        """0: a message without error adds no variance."""
         del d
         return 0.0

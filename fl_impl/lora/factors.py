@@ -35,7 +35,7 @@ class Factors:
     modules: tuple[Module, ...]
 
     def __len__(self) -> int:
-        """Clients."""
+        """The number of clients."""
         return len(self.modules[0].up)
 
     @property
@@ -44,7 +44,7 @@ class Factors:
         return self.modules[0].up.shape[1]
 
     def at(self, rows: slice | npt.ArrayLike) -> Factors:
-        """Some of the clients."""
+        """The adapters of some of the clients, by number."""
         chosen = rows if isinstance(rows, slice) else np.asarray(rows)
         return Factors(tuple(Module(up[chosen], down[chosen]) for up, down in self.modules))
 
@@ -53,6 +53,16 @@ class Factors:
         rank = max(self.rank, other.rank)
         pairs = zip(self.padded(rank).modules, other.padded(rank).modules, strict=True)
         return Factors(tuple(Module(*map(np.concatenate, zip(one, two, strict=True))) for one, two in pairs))
+
+    def minus(self, other: Factors) -> Factors:
+        """The differences of the products, client by client: [B_i, -C_i] [A_i; D_i], of the sum of the two ranks."""
+        pairs = zip(self.modules, other.modules, strict=True)
+        return Factors(
+            tuple(
+                Module(np.concatenate([one.up, -two.up], axis=1), np.concatenate([one.down, two.down], axis=1))
+                for one, two in pairs
+            )
+        )
 
     def padded(self, rank: int) -> Factors:
         """The same products with factors of that rank, which is no lower."""
@@ -74,7 +84,7 @@ class Factors:
 
 
 def length(shapes: tuple[Shape, ...], rank: int) -> int:
-    """d of `Factors.flat`."""
+    """The length d of a client's row in `Factors.flat`."""
     return sum(rank * (shape.m + shape.k) for shape in shapes)
 
 

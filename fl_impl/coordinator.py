@@ -46,8 +46,8 @@ class FederatedLearningCoordinator:
         self._setup: Setup | None = None
         self._state: RunState | None = None
         self._attackers = Attackers()
-        self._engine: Callable[..., Admitted] = partial(train, workers=config.client_workers)
-        self._remote = False
+        self._engine: Callable[..., Admitted] | None = None
+        """What trains in place of this process, while a backend runs."""
         if config.attack is not None:
             fraction = config.byzantine_fraction if config.attack_fraction is None else config.attack_fraction
             when = config.attack_start, config.attack_stop
@@ -121,25 +121,23 @@ class FederatedLearningCoordinator:
     @contextmanager
     def _backend(self, clients: Sequence[Any]) -> Generator[None]:
         """Train on the configured backend, for as long as this lasts; within another such, nothing changes."""
-        if self.config.backend == "local" or self._remote:
+        if self.config.backend == "local" or self._engine is not None:
             yield
             return
         from fl_impl.flower import engine  # noqa: PLC0415  # flwr is imported where it is asked for
 
-        local = self._engine
         with engine(self.config, clients, lambda: self._attackers.spec) as fleet:
-            self._engine, self._remote = fleet, True
+            self._engine = fleet
             try:
                 yield
             finally:
-                self._engine, self._remote = local, False
+                self._engine = None
 
     def _trained(self, clients: Sequence[Any], trainees: dict[int, Any], state: RunState) -> Admitted:
         """The sound updates of those who train in this round."""
         with self._backend(clients):
-            return self._engine(
-                trainees, state.parameters, state.round + 1, control=state.control, timeout=self.config.client_timeout
-            )
+            stage = self._engine or partial(train, workers=self.config.client_workers)
+            return stage(trainees, state.parameters, state.round + 1, control=state.control, timeout=self.config.client_timeout)
 
     def _check_quorum(self, arrived: Admitted, asked: int, f: int, number: int) -> None:
         """Raise QuorumError where too few came. An empty Poisson sample is none: its release is noise."""

@@ -51,7 +51,7 @@ class RoundContext:
     def told(self, admitted: Admitted, purpose: str = "rule") -> dict[str, Any]:
         """The keywords that the rule takes, as far as there is something to tell."""
         sources = {
-            "weights": lambda: admitted.counts,
+            "weights": lambda: admitted.weights,
             "previous": lambda: self.state.previous,
             "root": self.root,
             "history": lambda: self.history(admitted),

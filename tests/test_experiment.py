@@ -239,3 +239,13 @@ def test_the_folder_of_the_output_is_made_before_the_first_round(tmp_path: Path)
     code, said = invoke("run", "--num-rounds", "1", "--num-clients", "2", "--output", str(output))
     assert code == 0, said
     assert output.exists()
+
+
+def test_a_mistake_in_a_comparison_is_an_exit_code_and_is_not_kept() -> None:
+    arguments = ["compare", *SMALL, "--aggregators", "fedavg", "--attacks", "drop_out(probability=1)", "--fractions", "0.25"]
+    arguments += ["--min-clients", "4", "--workers", "1"]
+    code, output = invoke(*arguments)
+    assert code == 1, output
+    assert "1 of 2 federations broke down; fedavg, drop_out(probability=1), 25%, seed 0: " in output
+    code, output = invoke(*arguments, "--dry-run")
+    assert "2 federations, 1 of them done already" in output

@@ -43,6 +43,12 @@ class FLConfig(BaseModel):
     backend: Literal["local", "flower", "flower-inline", "flower-deployment"] = "local"
     """The engine: this process, Flower's simulation, Flower's messages without processes, or SuperLink and SuperNodes."""
 
+    device: str = "cpu"
+    """The torch device on which clients train, models are evaluated and rules are computed: "cpu", "cuda", "cuda:1", "mps"."""
+    exclude_buffers: str = ""
+    """Patterns of buffers that stay as they are in the model, such as "*num_batches_tracked" or "*"; all others are aggregated
+    as parameters are, those of integers by the coordinate-wise median."""
+
     dataset: Any = "digits"
     """A name, a pair (x, y) of arrays, a Dataset or a torch data set: see fl_impl.data.load."""
     partition: str = "iid"
@@ -113,6 +119,15 @@ class FLConfig(BaseModel):
         for name in cast("dict[str, Any]", given) if isinstance(given, dict) else ():
             if name not in cls.model_fields:
                 raise ValueError(f"FLConfig has no field {name!r}{nearest(name, cls.model_fields)}")
+        return given
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, given: str) -> str:
+        if given != "cpu":
+            from fl_impl.training.devices import check_device  # noqa: PLC0415  # the default needs no torch
+
+            check_device(given)
         return given
 
     @field_validator("aggregation")

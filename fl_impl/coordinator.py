@@ -19,7 +19,7 @@ from fl_impl.rounds.admission import Admitted, replaced
 from fl_impl.rounds.attackers import Attackers
 from fl_impl.rounds.checkpoints import load_state, save_state
 from fl_impl.rounds.context import RoundContext
-from fl_impl.rounds.evaluation import Setup, set_up
+from fl_impl.rounds.evaluation import Setup, check_buffers, set_up
 from fl_impl.rounds.quorum import check_quorum, sampling_note
 from fl_impl.rounds.stages import choose, scaffold_control, spread, train
 from fl_impl.rounds.state import RunState
@@ -72,7 +72,7 @@ class FederatedLearningCoordinator:
         chosen = choose(config, len(clients), number)
         f = config.tolerated(len(chosen), len(clients))
         byzantine = attackers.among(chosen, len(clients), number)
-        context = RoundContext(config.rule, state, clients, config.seed, number, guard.hidden if guard else frozenset())
+        context = self._context(setup, state, clients)
         trained = self._trained(clients, attackers.trainees(clients, chosen, byzantine), state)
         honest, own = trained.parted(byzantine)
         messages = attackers.messages(honest, own, number, state.memory, **context.preview(honest, own, f))
@@ -139,6 +139,12 @@ class FederatedLearningCoordinator:
             stage = self._engine or partial(train, workers=self.config.client_workers)
             return stage(trainees, state.parameters, state.round + 1, control=state.control, timeout=self.config.client_timeout)
 
+    def _context(self, setup: Setup, state: RunState, clients: Sequence[Any]) -> RoundContext:
+        """The rule of this round, and what it may be told."""
+        config, counters = self.config, setup.task.layout.counters if setup.task else 0
+        hidden = config.protection.hidden if config.protection else frozenset[str]()
+        return RoundContext(config.rule, state, clients, config.seed, state.round + 1, hidden, counters, config.device)
+
     def _check_quorum(self, arrived: Admitted, asked: int, f: int, number: int) -> None:
         """Raise QuorumError where too few came. An empty Poisson sample is none: its release is noise."""
         config = self.config
@@ -160,6 +166,7 @@ class FederatedLearningCoordinator:
             raise ValueError("expected clients, got none: make_clients(config) makes them")
         if self._setup is None:
             self._setup = set_up(self.config, clients, *self._given)
+            check_buffers(self.config, self._setup)
             self._describe(clients, len(self._setup.initial))
         if self._state is None:
             self._state = RunState(self._setup.initial.copy())
@@ -180,8 +187,10 @@ class FederatedLearningCoordinator:
         """The server's step, and SCAFFOLD's c."""
         if self.config.algorithm[0] == "scaffold":
             state.control = scaffold_control(self.config, state.control, aggregate, n, population)
-        step, state.server = self._optimize(aggregate, state.server)
-        state.parameters = (state.parameters + step).astype(np.float32)
+        trained = self._setup.task.layout.trained if self._setup and self._setup.task else len(aggregate)
+        step, state.server = self._optimize(aggregate[:trained], state.server)
+        whole = np.concatenate([step, aggregate[trained:]])  # buffers are statistics, and no optimizer's business
+        state.parameters = (state.parameters + whole).astype(np.float32)
         state.round += 1
 
     def _write(self, path: Path | None, clients: Sequence[Any]) -> None:

@@ -219,3 +219,18 @@ def test_fractions_and_lists_are_taken_from_every_kind_of_file(pytester, name):
     pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=2)
     overridden = pytester.runpytest("-p", "no:cacheprovider", "-o", "fl_aggregator=mean", "-o", "fl_byzantine=1/4")
     overridden.assert_outcomes(failed=1)
+
+
+def test_the_device_reaches_the_federation(run, pytester):
+    """R9: --fl-device=cuda:77 was accepted on a machine without a GPU, and did nothing."""
+    pytester.makepyfile("""
+        def test_clients(fl_clients):
+            assert {client.task.device.type for client in fl_clients} == {"meta"}
+
+        def test_federation(fl_federation):
+            fl_federation(rounds=1)
+    """)
+    result = run("--fl-device=cuda:77")
+    result.assert_outcomes(errors=1, failed=1)
+    result.stdout.fnmatch_lines(["*the device 'cuda:77' is not there*"])
+    run("--fl-device=meta", "-k", "clients").assert_outcomes(passed=1, deselected=1)

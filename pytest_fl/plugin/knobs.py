@@ -104,7 +104,7 @@ KNOBS: Final = {
         Knob("seed", 0, whole(0), "N", "seed of federations, rounds and checks", "int", field="seed"),
         Knob("profile", "default", choice(*PROFILES), "NAME", f"effort of the checks: {', '.join(PROFILES)}"),
         Knob("backend", "local", choice(*BACKENDS), "NAME", f"engine of a federation: {', '.join(BACKENDS)}", field="backend"),
-        Knob("device", "cpu", text, "NAME", "torch device that models are trained on"),
+        Knob("device", "cpu", text, "NAME", "torch device of training and rules", field="device"),
     )
 }
 

@@ -54,6 +54,7 @@ def aggregator(
     selective: bool = False,
     defended: bool = True,
     weighing: Callable[..., Weights] | None = None,
+    by_columns: Callable[..., Callable[[Any], Any]] | None = None,
 ) -> Callable[[Callable[..., Any]], Aggregator]:
     """Register a function under its name as a rule, with its claims.
 
@@ -61,8 +62,8 @@ def aggregator(
     by="distances": it is `weigh(geometry, f, *, options) -> (n,)`, the weights of the updates in the result.
     by="ranks": it is `ranks(n, f, *, options) -> (low, high)`; the result is, in each coordinate, the mean of the
     sorted values number low to high - 1. Or -> (low, high, keep): the mean of the `keep` values nearest to that mean.
-    Claims that depend on options are functions that take those by keyword. `selective`, `defended` and `weighing` are
-    as in Aggregator.
+    Claims that depend on options are functions that take those by keyword. `selective`, `defended`, `weighing` and
+    `by_columns` are as in Aggregator.
     """
 
     def register(function: Callable[..., Any]) -> Aggregator:
@@ -71,6 +72,7 @@ def aggregator(
         made = Aggregator(
             function.__name__, rule, kappa, min_clients, claimed, source, exact, Keywords.of(function),
             weighing=function if by == "distances" else weighing, ranks=function if by == "ranks" else None,
+            by_columns=by_columns,
             selective=selective, defended=defended,
         )  # fmt: skip
         _check_names(made.symmetries)

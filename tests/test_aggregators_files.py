@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 
-from fl_impl.aggregators import ALL, resolve
-from fl_impl.aggregators.files.aggregate import aggregate_files, blocks_of, bytes_of
+from fl_impl.aggregators import ALL, aggregate_files, resolve
+from fl_impl.aggregators.files.aggregate import blocks_of, bytes_of
 from fl_impl.aggregators.files.tensors import open_tensors
 
 N, F = 9, 2

@@ -13,14 +13,14 @@ from fl_impl.common.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 Effect = Literal["kept", "wrong", "lost"]
-"""What a fault does to the round: the update is used as it was meant, another one arrives in its place, or none that is sound."""
+"""What a fault does to the round: the update is used as it was meant, another one arrives, or none that is sound."""
 KINDS: Final = Registry[Callable[..., Any]]("a fault")
 """Name -> function (update, moment, *, options) -> what arrives; it may raise, wait, or return several updates."""
 EFFECTS: Final[dict[str, Effect]] = {}
 """Name -> effect."""
 
 
-class Unreachable(ConnectionError):
+class Unreachable(ConnectionError):  # noqa: N818  # the word is what a reader of `rejected` needs
     """Nothing of the client arrives, not even an error of its own."""
 
 

@@ -14,7 +14,7 @@ from fl_impl.clients import ClientUpdate
 from fl_impl.faults.clients import Watch
 from fl_impl.faults.kinds import Moment, Unreachable
 from fl_impl.faults.plan import FaultPlan
-from fl_impl.flower.inline import ClientCall, InlineGrid, inline
+from fl_impl.flower.inline import ClientCall, InlineGrid, inline, through_the_wire
 from fl_impl.flower.mod import Mod, arrays_of, claim_of, round_of, sent_vector
 from fl_impl.flower.records import Form, form_of
 from fl_impl.flower.replies import SUPERLINK
@@ -26,9 +26,7 @@ GONE: Final = 5
 """Flower's ErrorCode.NODE_UNAVAILABLE."""
 
 
-def fault_mod(
-    plan: FaultPlan, *, patience: float = 0.0, weighted_by: str = "num-examples", watch: Watch | None = None
-) -> Mod:
+def fault_mod(plan: FaultPlan, *, patience: float = 0.0, weighted_by: str = "num-examples", watch: Watch | None = None) -> Mod:
     """A mod for `ClientApp(mods=[fault_mod(plan)])`: the plan's clients are partition-ids, its rounds `server-round`.
 
     Its state lives in the process: a stale reply needs a ClientApp whose process stays, as in a simulation or in this
@@ -121,7 +119,8 @@ class FaultyGrid(InlineGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies to these messages, some of them twice."""
         replies = super().pull_messages(message_ids)
-        return [reply for one in replies for reply in [one] * (2 if one.metadata.reply_to_message_id in self.twice else 1)]
+        again = [through_the_wire(reply) for reply in replies if reply.metadata.reply_to_message_id in self.twice]
+        return [*replies, *again]
 
 
 @contextmanager

@@ -28,7 +28,13 @@ Vector = npt.NDArray[np.float64]
 Kappa = Callable[[int, int], float]
 D: Final = 5
 """Dimensions of the made-up federation that a configuration or a strategy gets: quadratic losses around a common centre."""
-THEORY: Final = {"FedMedian": "coordinate_median", "FedTrimmedAvg": "trimmed_mean", "Krum": "krum_blanchard", "MultiKrum": "krum_blanchard", "Bulyan": "bulyan"}
+THEORY: Final = {
+    "FedMedian": "coordinate_median",
+    "FedTrimmedAvg": "trimmed_mean",
+    "Krum": "krum_blanchard",
+    "MultiKrum": "krum_blanchard",
+    "Bulyan": "bulyan",
+}
 """Flower's strategy -> the rule whose proven constants it is held to."""
 
 
@@ -115,7 +121,9 @@ class Federation:
             except ValueError as error:
                 lost = sum(plan.effect(client, number) == "lost" for client in honest.get(number, {}))
                 few = len(honest.get(number, {})) - lost < self.needed(self.tolerated(len(honest.get(number, {}))))
-                return History(tuple(seen), **{"refused" if few else "ended": f"round {number}: {type(error).__name__}: {error}"})
+                return History(
+                    tuple(seen), **{"refused" if few else "ended": f"round {number}: {type(error).__name__}: {error}"}
+                )
             except Exception as error:  # noqa: BLE001  # whatever ends the server is the finding
                 return History(tuple(seen), f"round {number}: {type(error).__name__}: {error}")
             after = coordinator.parameters.astype(np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,6 +70,7 @@ def survives(
     clients: int = 9,
     f: int | None = None,
     kappa: Kappa | None = None,
+    kinds: Collection[str] | None = None,
     seed: int = 0,
     run_config: dict[str, Any] | None = None,
     rounds_key: str = "num-server-rounds",
@@ -85,7 +86,7 @@ def survives(
     or a function that makes one, run on Flower's messages in this process: these get made-up clients with quadratic
     losses, `clients` of them. Or a Flower app, (ServerApp, ClientApp) or the path of its pyproject.toml, with its own
     clients, the number of rounds being told by `rounds_key`. plans: how many, or which: `plans=[plan]` runs one again.
-    f and kappa: what is promised, where the subject does not say so itself; without a kappa nothing is bounded.
+    kinds: names of `fl_impl.faults.KINDS`, where not all are wanted. f and kappa: what is promised, where the subject does not say so itself; without a kappa nothing is bounded.
 
     Raises NotSurvived, an AssertionError, with the smallest plan found, and ValueError for a subject that is none.
     """
@@ -106,7 +107,7 @@ def survives(
         max_examples=plans, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate], print_blob=False,
     )  # fmt: skip
-    search: Callable[[], None] = hypothesis.given(fault_plans(server.clients, rounds, promised))(hold)
+    search: Callable[[], None] = hypothesis.given(fault_plans(server.clients, rounds, promised, kinds))(hold)
     try:
         hypothesis.seed(seed)(settings(search))()
     except NotSurvived as broken:
@@ -167,9 +168,7 @@ def message(invariant: str, said: str, plan: FaultPlan) -> str:
     return f"broken: {invariant}.\n{said}\nRun it again: survives(..., plans=[{plan!r}])"
 
 
-def breaches(
-    server: Server, plan: FaultPlan, history: History, twin: History, survival: Survival
-) -> Iterable[tuple[str, str]]:
+def breaches(server: Server, plan: FaultPlan, history: History, twin: History, survival: Survival) -> Iterable[tuple[str, str]]:
     """(invariant, by what it is broken) for each that is."""
     if history.ended:
         yield FINITE, f"the server ended in {history.ended[:300]}"

@@ -41,9 +41,9 @@ def deployed(
     """SuperLink and `nodes` SuperNodes with the clients of a configuration (FLConfig as JSON); a grid to reach them by.
 
     client_app: the ClientApp that the SuperNodes run instead, as "module:attribute"; settings, if any, are then its
-    run config's "settings". tls=True: all traffic with the SuperLink is encrypted, and only SuperNodes whose keys it was told may join. Raises
-    RuntimeError, with the ends of the logs, where something does not start. All processes are ended afterwards, also
-    after an exception or Ctrl-C; they end by themselves when this process is killed.
+    run config's "settings". tls=True: all traffic with the SuperLink is encrypted, and only SuperNodes whose keys it was
+    told may join. Raises RuntimeError, with the ends of the logs, where something does not start. All processes are ended
+    afterwards, also after an exception or Ctrl-C; they end by themselves when this process is killed.
     """
     folder = Path(tempfile.mkdtemp(prefix="pytest-fl-flower-"))
     try:

@@ -22,7 +22,7 @@ FLOWER = "flwr is not installed: pip install 'pytest-fl[flower]'"
 @pytest.mark.parametrize("rule", ["trimmed_mean", "nnm|krum"])
 def test_our_rules_survive(rule):
     survival = pytest_fl.survives(rule, plans=8, clients=11, f=2)
-    assert survival.plans >= 8
+    assert survival.plans == 8
     assert survival.bounded > 10
     assert "no invariant broken" in str(survival)
 
@@ -31,8 +31,8 @@ def test_our_strategy_survives():
     pytest.importorskip("flwr", reason=FLOWER)
     from fl_impl.flower import RobustStrategy
 
-    survival = pytest_fl.survives(functools.partial(RobustStrategy, "coordinate_median"), plans=8, clients=11)
-    assert survival.bounded > 10
+    survival = pytest_fl.survives(functools.partial(RobustStrategy, "coordinate_median"), plans=5, clients=7, rounds=3)
+    assert survival.bounded > 5
 
 
 def test_a_configuration_with_attackers_of_its_own_survives():
@@ -92,7 +92,7 @@ def test_a_strategy_that_counts_a_reply_twice_is_caught():
     pytest.importorskip("flwr", reason=FLOWER)
     from flwr.serverapp.strategy import FedAvg
 
-    plan = caught(FedAvg, ARRIVED, kinds=["duplicate", "slow"], plans=30)
+    plan = caught(FedAvg, ARRIVED, kinds=["duplicate"], plans=10, rounds=2)
     assert {each.kind for each in plan.faults} == {"duplicate"}
 
 
@@ -100,7 +100,7 @@ def test_flowers_mean_ends_with_one_broken_number():
     pytest.importorskip("flwr", reason=FLOWER)
     from flwr.serverapp.strategy import FedAvg
 
-    assert caught(FedAvg, FINITE, kinds=["non_finite"], plans=30).faults[0].kind == "non_finite"
+    assert caught(FedAvg, FINITE, kinds=["non_finite"], plans=10, rounds=2).faults[0].kind == "non_finite"
 
 
 def test_a_whole_app_is_run():

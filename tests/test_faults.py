@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,8 @@ def test_faults_overlap_and_a_lost_update_is_lost():
     assert [plan.effect(client, 1) for client in (0, 2)] == ["kept", "kept"]
     assert [each.kind for each in plan.at(1, 2)] == ["byzantine", "crash", "duplicate"]
     assert plan.without("kept").faults == plan.faults[1:]
+    twice = FaultPlan((Fault("duplicate", (0,)), Fault("slow", (0,)), Fault("duplicate", (0,))))
+    assert len(twice.arrives(ClientUpdate(np.zeros(2), 1, 0.0), Moment(0, 1))) == 2
 
 
 def test_a_plan_prints_as_the_python_that_makes_it():
@@ -88,19 +92,17 @@ def test_a_mistake_in_a_plan_is_told(arguments, match):
 
 
 def test_a_kind_of_ones_own_is_one_function():
-    @fault("wrong")
-    def sends_ones(update, moment, *, value: float = 1.0):
-        """All ones."""
-        return ClientUpdate(np.full_like(update.delta, value * moment.round), update.num_samples, update.loss)
+    with KINDS.scoped():
 
-    try:
+        @fault("wrong")
+        def sends_ones(update, moment, *, value: float = 1.0):
+            """All ones."""
+            return ClientUpdate(np.full_like(update.delta, value * moment.round), update.num_samples, update.loss)
+
         update = ClientUpdate(np.zeros(2), 1, 0.0)
         sent = FaultPlan((Fault("sends_ones(value=2)", (0,)),)).arrives(update, Moment(0, 3))
         assert sent.delta.tolist() == [6, 6]
-        with pytest.raises(ValueError, match="exists already"):
-            fault("kept")(sends_ones)
-    finally:
-        del KINDS._functions["sends_ones"], EFFECTS["sends_ones"]
+    del EFFECTS["sends_ones"]
 
 
 def test_simulated_clients_follow_a_plan_and_nothing_else_changes():
@@ -114,25 +116,28 @@ def test_simulated_clients_follow_a_plan_and_nothing_else_changes():
     assert coordinator.metrics.final.accuracy > 0.1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_has_its_effect_on_flower(kind):
-    pytest.importorskip("flwr", reason="flwr is not installed: pip install 'pytest-fl[flower]'")
+@functools.cache
+def on_flower(plan):
+    """(model, what was rejected, nodes) after two rounds of four clients on Flower's messages."""
     from flwr.app import ArrayRecord
 
     from fl_impl.faults.messages import faulty_grid
     from fl_impl.flower import RobustStrategy
     from pytest_fl.engine.servers import made_up
 
-    def run(plan):
-        strategy = RobustStrategy("mean", fraction_evaluate=0.0)
-        model = ArrayRecord([np.zeros((3, 1), np.float32), np.zeros(2, np.float32)])
-        with faulty_grid(made_up(N, 0), N, plan) as grid:
-            after = strategy.start(grid, model, num_rounds=2).arrays
-            nodes = grid.get_node_ids()
-        return np.concatenate([part.ravel() for part in after.to_numpy_ndarrays()]), strategy.rejected, nodes
+    strategy = RobustStrategy("mean", fraction_evaluate=0.0)
+    model = ArrayRecord([np.zeros((3, 1), np.float32), np.zeros(2, np.float32)])
+    with faulty_grid(made_up(4, 0), 4, plan) as grid:
+        after = strategy.start(grid, model, num_rounds=2).arrays
+        nodes = grid.get_node_ids()
+    return np.concatenate([part.ravel() for part in after.to_numpy_ndarrays()]), strategy.rejected, nodes
 
-    calm, _, _ = run(FaultPlan())
-    model, rejected, nodes = run(FaultPlan((Fault(kind, (2,), (2, 2)),)))
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_has_its_effect_on_flower(kind):
+    pytest.importorskip("flwr", reason="flwr is not installed: pip install 'pytest-fl[flower]'")
+    calm, _, _ = on_flower(FaultPlan())
+    model, rejected, nodes = on_flower(FaultPlan((Fault(kind, (2,), (2, 2)),)))
     assert rejected[1] == {}
     assert set(rejected[2]) == ({nodes[2]} if EFFECTS[kind] == "lost" else set())
     assert np.allclose(model, calm, rtol=1e-6) is (EFFECTS[kind] == "kept")

@@ -14,7 +14,7 @@ from fl_impl.common.registry import Registry
 F = TypeVar("F", bound=Callable[..., Any])
 Effect = Literal["kept", "wrong", "lost"]
 """What a fault does to the round: the update is used as it was meant, another one arrives, or none that is sound."""
-KINDS: Final = Registry[Callable[..., Any]]("a fault")
+KINDS: Final[Registry[Callable[..., Any]]] = Registry("a fault")
 """Name -> function (update, moment, *, options) -> what arrives; it may raise, wait, or return several updates."""
 EFFECTS: Final[dict[str, Effect]] = {}
 """Name -> effect."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -55,9 +55,9 @@ class FaultPlan:
     faults: tuple[Fault, ...] = ()
 
     def at(self, client: int, round_number: int) -> list[Fault]:
-        """The faults that strike a client in a round, in the order in which they happen."""
-        struck = [fault for fault in self.faults if fault.strikes(client, round_number)]
-        return sorted(struck, key=lambda fault: ORDER.index(fault.effect))
+        """The faults that strike a client in a round, each kind once, in the order in which they happen."""
+        struck = {fault.kind: fault for fault in self.faults if fault.strikes(client, round_number)}
+        return sorted(struck.values(), key=lambda fault: ORDER.index(fault.effect))
 
     def effect(self, client: int, round_number: int) -> Effect:
         """What becomes of a client's update in a round: "lost" where one fault loses it, else "wrong", else "kept"."""
@@ -78,7 +78,8 @@ class FaultPlan:
         try:
             answer = update
             for each in faults:
-                answer = each.function(answer, moment)
+                several = isinstance(answer, list)
+                answer = [each.function(one, moment) for one in answer] if several else each.function(answer, moment)
             return answer
         finally:
             moment.memory["last"] = update.delta
@@ -86,8 +87,3 @@ class FaultPlan:
     def __repr__(self) -> str:
         """Python that makes it."""
         return f"FaultPlan(({', '.join(map(repr, self.faults))}{',' if len(self.faults) == 1 else ''}))"
-
-
-def clients_of(faults: Sequence[Fault]) -> set[int]:
-    """Everybody who is struck at some time."""
-    return {client for fault in faults for client in fault.clients}

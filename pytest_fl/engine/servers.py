@@ -1,13 +1,12 @@
-"""Federated servers under a plan of faults: a configuration of ours, a Flower strategy or a whole Flower app, run for some rounds."""
+"""Federated servers under a plan of faults: a configuration of ours, a Flower strategy or a whole Flower app."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import logging
-import math
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,19 +117,21 @@ class Federation:
         for number in range(1, rounds + 1):
             try:
                 result = coordinator.simulate_round(clients)
-            except ValueError as error:
-                lost = sum(plan.effect(client, number) == "lost" for client in honest.get(number, {}))
-                few = len(honest.get(number, {})) - lost < self.needed(self.tolerated(len(honest.get(number, {}))))
-                return History(
-                    tuple(seen), **{"refused" if few else "ended": f"round {number}: {type(error).__name__}: {error}"}
-                )
             except Exception as error:  # noqa: BLE001  # whatever ends the server is the finding
-                return History(tuple(seen), f"round {number}: {type(error).__name__}: {error}")
+                said = f"round {number}: {type(error).__name__}: {error}"
+                if isinstance(error, ValueError) and self.too_few(plan, honest.get(number, {}), number):
+                    return History(tuple(seen), refused=said)
+                return History(tuple(seen), said)
             after = coordinator.parameters.astype(np.float64)
             wrong = frozenset(result.byzantine)
             seen.append(Seen(number, before, after, honest.get(number, {}), wrong, result.num_clients))
             before = after
         return History(tuple(seen))
+
+    def too_few(self, plan: FaultPlan, asked: Mapping[int, Vector], number: int) -> bool:
+        """Whether so few updates arrive that a round is rightly refused."""
+        arrived = [client for client in asked if plan.effect(client, number) != "lost"]
+        return len(arrived) < self.needed(self.tolerated(len(asked)))
 
 
 @dataclass(eq=False)
@@ -241,14 +242,25 @@ def server_of(
         return Federation(subject, kappa)
     if isinstance(subject, str):
         share = 0.2 if f is None else f / clients
-        return Federation(FLConfig(num_clients=clients, aggregation=subject, byzantine_fraction=share, seed=seed), kappa)
-    made = subject() if callable(subject) else subject
+        given: dict[str, Any] = {"num_clients": clients, "aggregation": subject, "byzantine_fraction": share, "seed": seed}
+        return Federation(FLConfig(**given), kappa)
+    made = subject() if takes_nothing(subject) else subject
     if not hasattr(made, "aggregate_train"):
         raise ValueError(
-            f"expected an FLConfig, a rule such as 'nnm|trimmed_mean', a strategy of flwr.serverapp, or a Flower app; got {subject!r}"
+            "expected an FLConfig, a rule such as 'nnm|trimmed_mean', a strategy of flwr.serverapp or a Flower app; "
+            f"got {subject!r}"
         )
-    make = subject if inspect.isclass(subject) or callable(subject) else partial(copy.deepcopy, subject)
+    make = partial(copy.deepcopy, subject) if made is subject else subject
     return strategy_server(make, made, clients, f, kappa, seed)
+
+
+def takes_nothing(subject: Any) -> bool:
+    """Whether it makes something when it is called without arguments: a class, a partial, a function."""
+    try:
+        inspect.signature(subject).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def strategy_server(
@@ -327,8 +339,3 @@ def app_server(
         return results[-1].arrays or None if results else None
 
     return FlowerServer(serve, app.client, clients, 0 if f is None else f, None, kappa, run_config=config)
-
-
-def finite(value: float) -> bool:
-    """Whether a constant says anything."""
-    return math.isfinite(value)

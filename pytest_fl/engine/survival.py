@@ -86,7 +86,8 @@ def survives(
     or a function that makes one, run on Flower's messages in this process: these get made-up clients with quadratic
     losses, `clients` of them. Or a Flower app, (ServerApp, ClientApp) or the path of its pyproject.toml, with its own
     clients, the number of rounds being told by `rounds_key`. plans: how many, or which: `plans=[plan]` runs one again.
-    kinds: names of `fl_impl.faults.KINDS`, where not all are wanted. f and kappa: what is promised, where the subject does not say so itself; without a kappa nothing is bounded.
+    kinds: names of `fl_impl.faults.KINDS`, where not all are wanted. f and kappa: what is promised, where the subject
+    does not say so itself; without a kappa nothing is bounded.
 
     Raises NotSurvived, an AssertionError, with the smallest plan found, and ValueError for a subject that is none.
     """
@@ -104,9 +105,13 @@ def survives(
         return survival
     promised = server.tolerated(server.clients)
     settings = hypothesis.settings(
-        max_examples=plans, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck),
-        phases=[hypothesis.Phase.generate], print_blob=False,
-    )  # fmt: skip
+        max_examples=plans,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),  # type: ignore[reportArgumentType]  # its metaclass iterates over members
+        phases=[hypothesis.Phase.generate],
+        print_blob=False,
+    )
     search: Callable[[], None] = hypothesis.given(fault_plans(server.clients, rounds, promised, kinds))(hold)
     try:
         hypothesis.seed(seed)(settings(search))()

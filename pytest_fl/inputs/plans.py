@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from fl_impl.common.specs import lookup
-
 if TYPE_CHECKING:
     from fl_impl.faults import FaultPlan
 
@@ -23,7 +21,7 @@ def fault_plans(clients: int, rounds: int, f: int, kinds: Collection[str] | None
     from fl_impl.faults.kinds import EFFECTS  # noqa: PLC0415  # likewise
 
     for kind in kinds or ():
-        lookup(kind, KINDS, KINDS.kind)
+        _ = KINDS[kind]
     chosen = [kind for kind in KINDS if (kinds is None or kind in kinds) and (f or EFFECTS[kind] != "wrong")]
 
     @st.composite

@@ -27,7 +27,11 @@ class Survive:
         def knob(name: str) -> Any:
             return value(name, self.request.config, self.request.node)
 
-        settings = {"plans": profile_named(knob("profile")).examples, "clients": knob("clients"), "seed": knob("seed")}
+        settings: dict[str, Any] = {
+            "plans": profile_named(knob("profile")).examples,
+            "clients": knob("clients"),
+            "seed": knob("seed"),
+        }
         return survives(subject, **{**settings, **keywords})
 
 

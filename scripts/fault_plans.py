@@ -129,9 +129,9 @@ What `pytest_fl.survives` says of the strategies of `flwr.serverapp` ({version})
 - *ends or NaN*: the ServerApp raises and the run is over, or the model is NaN from then on. One malformed reply of one client
   does it: Flower checks the names of records and arrays, not what is in them. A **defect** of a server that faces clients it
   does not control; `RobustStrategy` refuses the reply.
-- *beyond the bound*: f clients lie, up to four others do not reply, and the result is farther from the sound updates than the rule
-  allows for f. FedTrimmedAvg cuts a share of the replies that *came*, so that lost replies disarm it. **By design**: it promises
-  no more than that share.
+- *beyond the bound*: f clients lie, up to four others do not reply, and the result is farther from the sound updates than the
+  rule allows for f. FedTrimmedAvg cuts a share of the replies that *came*, so that lost ones disarm it. **By design**: it
+  promises no more than that share.
 - *counted twice*: a reply that is delivered twice counts twice. **By design**: Flower's grid delivers each reply once.
 - *holds*: all four invariants hold. Whether f liars alone are survived is the business of the tables above.
 

@@ -159,7 +159,7 @@ class FLConfig(BaseModel):
 
     @cached_property
     def rule(self) -> Aggregator:
-        """The aggregator."""
+        """The aggregator that `aggregation` stands for."""
         return _rule(self.aggregation)
 
     @cached_property

@@ -22,7 +22,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from fl_impl.faults import KINDS, Fault, FaultPlan  # noqa: E402  # found from the root of the repository
-from fl_impl.faults.kinds import EFFECTS  # noqa: E402
+from fl_impl.faults.kinds import effect_of  # noqa: E402
 from pytest_fl.engine.survival import ARRIVED, BOUNDED, FINITE, UNDISTURBED, NotSurvived, survives  # noqa: E402
 
 RULES: Final = ("trimmed_mean", "coordinate_median", "krum", "multi_krum", "nnm|trimmed_mean", "bulyan")
@@ -91,7 +91,7 @@ def plans_of(kind: str, f: int) -> list[FaultPlan]:
 
     A malformed reply arrives, and counts as one of the f; of replies that never arrive up to four are lost beside f liars.
     """
-    if EFFECTS[kind] == "wrong":
+    if effect_of(kind) == "wrong":
         return [FaultPlan((Fault(kind, tuple(range(f)), (2, 3)),))] if f else []
     malformed = kind in ("wrong_shape", "non_finite", "truncated")
     liars = Fault("byzantine", tuple(range(f - malformed)), (2, 2))

@@ -9,7 +9,7 @@ import pytest
 
 from fl_impl import ClientUpdate, FederatedLearningCoordinator, FLConfig, make_clients
 from fl_impl.faults import KINDS, Fault, FaultPlan, Moment, fault, faulty
-from fl_impl.faults.kinds import EFFECTS
+from fl_impl.faults.kinds import effect_of
 
 N, D = 7, 5
 
@@ -41,11 +41,11 @@ def test_each_kind_has_its_effect_in_its_rounds_on_its_clients(kind):
     settings = {"client_timeout": 0.05} if kind == "hang" else {}
     results, models = federation(FaultPlan((Fault(kind, (2,), (2, 2)),)), **settings)
     _, calm = federation(FaultPlan())
-    lost = EFFECTS[kind] == "lost"
+    lost = effect_of(kind) == "lost"
     assert [result.num_clients for result in results] == [N, N - lost, N]
     assert [set(result.rejected) for result in results] == [set(), {2} if lost or kind == "duplicate" else set(), set()]
     np.testing.assert_array_equal(models[0], calm[0])
-    assert np.array_equal(models[1], calm[1]) is (EFFECTS[kind] == "kept")
+    assert np.array_equal(models[1], calm[1]) is (effect_of(kind) == "kept")
     np.testing.assert_allclose(models[2] - models[1], calm[2] - calm[1], rtol=1e-5)
 
 
@@ -102,7 +102,6 @@ def test_a_kind_of_ones_own_is_one_function():
         update = ClientUpdate(np.zeros(2), 1, 0.0)
         sent = FaultPlan((Fault("sends_ones(value=2)", (0,)),)).arrives(update, Moment(0, 3))
         assert sent.delta.tolist() == [6, 6]
-    del EFFECTS["sends_ones"]
 
 
 def test_simulated_clients_follow_a_plan_and_nothing_else_changes():
@@ -139,6 +138,6 @@ def test_each_kind_has_its_effect_on_flower(kind):
     calm, _, _ = on_flower(FaultPlan())
     model, rejected, nodes = on_flower(FaultPlan((Fault(kind, (2,), (2, 2)),)))
     assert rejected[1] == {}
-    assert set(rejected[2]) == ({nodes[2]} if EFFECTS[kind] == "lost" else set())
-    assert np.allclose(model, calm, rtol=1e-6) is (EFFECTS[kind] == "kept")
+    assert set(rejected[2]) == ({nodes[2]} if effect_of(kind) == "lost" else set())
+    assert np.allclose(model, calm, rtol=1e-6) is (effect_of(kind) == "kept")
     assert np.isfinite(model).all()

@@ -12,6 +12,7 @@ from fl_impl.experiment.aggregate import aggregate
 from fl_impl.experiment.console import console, last, picture, plan, present, progress, status, stored
 from fl_impl.experiment.grid import Grid, run_grid
 from fl_impl.experiment.lora import lora
+from fl_impl.experiment.names import list_names
 from fl_impl.experiment.options import BROKEN, INTERRUPTED, USAGE, configuration, fail, reason, settings_of, with_settings
 from fl_impl.metrics import LATEST, FLMetrics
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Federated learning under attack.", pretty_exceptions_enable=False
 )
 app.command()(lora)
+app.command("list")(list_names)
 app.command()(aggregate)
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="A .toml, .yaml or .json file of settings.", exists=True)]

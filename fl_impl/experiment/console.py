@@ -40,7 +40,7 @@ def status(result: RoundResult) -> str:
 
 
 def last(metrics: FLMetrics) -> str:
-    """How a federation ended."""
+    """The line that says how a federation ended."""
     accuracy = f"{metrics.rounds[-1].accuracy:.1%}" if metrics.rounds else "no round"
     return f"{accuracy} ({metrics.error})" if metrics.error else accuracy
 

@@ -154,11 +154,11 @@ class Comparison:
 
     @property
     def fractions(self) -> list[float]:
-        """Ascending."""
+        """The Byzantine fractions of the grid, ascending."""
         return sorted({trial.fraction for trial in self.results})
 
     def runs(self, aggregator: str, attack: str, fraction: float) -> list[FLMetrics]:
-        """One for each seed."""
+        """The metrics of these settings, one for each seed."""
         wanted = (aggregator, attack, fraction)
         return [metrics for t, metrics in self.results.items() if (t.aggregator, t.attack, t.fraction) == wanted]
 

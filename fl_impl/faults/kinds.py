@@ -10,14 +10,13 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 
 from fl_impl.common.registry import Registry
+from fl_impl.common.specs import parse
 
 F = TypeVar("F", bound=Callable[..., Any])
 Effect = Literal["kept", "wrong", "lost"]
 """What a fault does to the round: the update is used as it was meant, another one arrives, or none that is sound."""
-KINDS: Final[Registry[Callable[..., Any]]] = Registry("a fault")
+KINDS: Final[Registry[Callable[..., Any]]] = Registry("a fault", group="pytest_fl.faults")
 """Name -> function (update, moment, *, options) -> what arrives; it may raise, wait, or return several updates."""
-EFFECTS: Final[dict[str, Effect]] = {}
-"""Name -> effect."""
 
 
 class Unreachable(ConnectionError):  # noqa: N818  # the word is what a reader of `rejected` needs
@@ -40,11 +39,15 @@ def fault(effect: Effect) -> Callable[[F], F]:
     """Enter a kind of fault under the function's name. Raises ValueError where the name is taken."""
 
     def enter(function: F) -> F:
-        KINDS(function)
-        EFFECTS[function.__name__] = effect
-        return function
+        vars(function)["effect"] = effect
+        return KINDS(function)
 
     return enter
+
+
+def effect_of(kind: str) -> Effect:
+    """What the kind of a name or spec does to a round. Raises ValueError for a name that is none, with the nearest."""
+    return vars(KINDS[parse(kind).name])["effect"]
 
 
 @fault("lost")

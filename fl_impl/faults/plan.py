@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from fl_impl.common.specs import parse
-from fl_impl.faults.kinds import EFFECTS, KINDS, Effect, Moment
+from fl_impl.faults.kinds import KINDS, Effect, Moment, effect_of
 
 ORDER: Final = ("wrong", "lost", "kept")
 """In which order the faults of one reply happen: what is sent, whether it arrives sound, how often and how late."""
@@ -36,7 +36,7 @@ class Fault:
     @property
     def effect(self) -> Effect:
         """What it does to a round."""
-        return EFFECTS[parse(self.kind).name]
+        return effect_of(self.kind)
 
     @cached_property
     def function(self) -> Callable[[Any, Moment], Any]:

@@ -46,7 +46,7 @@ class Judged:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss)."""
+        """exp(loss): the number of equally likely next tokens that would cost as much."""
         return math.exp(min(self.loss, 700.0))
 
 
@@ -105,7 +105,7 @@ def cut(base: Base, client: TextClient, recipe: TextRecipe) -> torch.Tensor:
 
 @torch.no_grad()
 def mean_loss(adapted: Adapted, windows: torch.Tensor) -> float:
-    """Nats per token."""
+    """The mean cross-entropy over all tokens, in nats."""
     model, total = adapted.model.eval(), 0.0
     for batch in windows.split(JUDGED_TOGETHER):
         total += float(model(input_ids=batch, labels=batch).loss) * len(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
@@ -19,6 +20,8 @@ from pytest_fl.subjects.parts import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from fl_impl.compression import Compression
@@ -62,14 +65,29 @@ def flower_part(thing: object) -> Part:
     )
 
 
-def mechanism(ours: Any) -> Mechanism:
-    """A mechanism of `fl_impl.privacy`, in its first round."""
-    from fl_impl.privacy import LocalGaussian, seeded  # noqa: PLC0415  # see above
+def mechanism(ours: Any, *, budget: Any = None) -> Mechanism:
+    """A mechanism of `fl_impl.privacy`; with the `Budget` that it was calibrated for, its sampling and its price too."""
+    from fl_impl.privacy import LocalGaussian, Randomness, seeded  # noqa: PLC0415  # see above
+    from fl_impl.privacy.ftrl import ToeplitzFTRL  # noqa: PLC0415  # see above
 
     def released(updates: Updates, seed: int) -> Any:
         return ours.release(updates, None, seeded(seed))[0]
 
-    local = isinstance(ours, LocalGaussian)
+    def run(rounds: list[Updates], seed: int) -> list[tuple[Any, float, float]]:
+        randomness: Randomness = seeded(seed)
+        state, results = ours.start(), list[tuple[Any, float, float]]()
+        for updates in rounds:
+            release, state = ours.release(updates, state, randomness)
+            results.append((release.value, release.noise_std, release.clip_bound))
+        return results
+
+    def sample(clients: int, number: int, seed: int) -> Sequence[int]:
+        return ours.sample(clients, number, budget, seeded(seed))
+
+    def spent(rounds: int, delta: float) -> float:
+        return ours.spent(rounds, replace(budget, delta=delta))
+
+    local, correlated = isinstance(ours, LocalGaussian), isinstance(ours, ToeplitzFTRL)
     return Mechanism(
         type(ours).__name__,
         lambda updates, seed: released(updates, seed).value,
@@ -77,6 +95,11 @@ def mechanism(ours: Any) -> Mechanism:
         noise_std=lambda m: released(np.zeros((m, 1)), 0).noise_std,
         divisor=float if local else (lambda _: ours.expected_clients),
         removes=not local,
+        run=run,
+        correlated=correlated,
+        sample=None if budget is None else sample,
+        sampling=None if budget is None or correlated else budget.sampling,
+        spent=None if budget is None else spent,
     )
 
 
@@ -90,6 +113,7 @@ def accountant() -> Accountant:
             noise_multiplier=noise, delta=delta, sampling=sampling, rounds=rounds
         ),
         lambda epsilon, delta, sampling, rounds: calibrate(epsilon=epsilon, delta=delta, sampling=sampling, rounds=rounds),
+        precision=2e-3,
     )
 
 

@@ -18,18 +18,18 @@ def fault_plans(clients: int, rounds: int, f: int, kinds: Collection[str] | None
     `fl_impl.faults.KINDS`, all where None. Raises ValueError for a name that is none.
     """
     from fl_impl.faults import KINDS, Fault, FaultPlan  # noqa: PLC0415  # they import torch
-    from fl_impl.faults.kinds import EFFECTS  # noqa: PLC0415  # likewise
+    from fl_impl.faults.kinds import effect_of  # noqa: PLC0415  # likewise
 
     for kind in kinds or ():
         _ = KINDS[kind]
-    chosen = [kind for kind in KINDS if (kinds is None or kind in kinds) and (f or EFFECTS[kind] != "wrong")]
+    chosen = [kind for kind in KINDS if (kinds is None or kind in kinds) and (f or effect_of(kind) != "wrong")]
 
     @st.composite
     def plans(draw: st.DrawFn) -> FaultPlan:
         liars = draw(st.lists(st.integers(0, clients - 1), max_size=f, unique=True)) if f else []
         faults: list[Fault] = []
         for kind in draw(st.lists(st.sampled_from(chosen), max_size=5) if chosen else st.just(list[str]())):
-            wrong = EFFECTS[kind] == "wrong"
+            wrong = effect_of(kind) == "wrong"
             if wrong and not liars:
                 continue
             those = st.sampled_from(liars) if wrong else st.integers(0, clients - 1)

@@ -29,7 +29,7 @@ class Report:
 
     @property
     def failures(self) -> tuple[Row, ...]:
-        """The rows that failed."""
+        """The rows whose check failed where nobody expected it."""
         return tuple(row for row in self.rows if row.outcome == "failed")
 
     def __str__(self) -> str:

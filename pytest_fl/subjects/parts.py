@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,16 @@ class Mechanism:
     """Whether the presence of a client is hidden; otherwise only whether its update was zero."""
     release_with_counts: Callable[[Updates, int, list[int]], Any] | None = None
     """As `release`, with the sample count that each client claims."""
+    run: Callable[[list[Updates], int], list[tuple[Any, float, float]]] | None = None
+    """([(m, d) updates of each round], seed) -> [(the (d,) release, its deviation, its clip bound)], state carried along."""
+    correlated: bool = False
+    """Whether rounds share noise on purpose, as matrix mechanisms do: then `noise_std` is that of the first round."""
+    sample: Callable[[int, int, int], Sequence[int]] | None = None
+    """(clients, round from 1, seed) -> the numbers of those who take part."""
+    sampling: float | None = None
+    """The probability with which each client takes part by itself; None where `sample` keeps a schedule."""
+    spent: Callable[[int, float], float] | None = None
+    """(rounds, delta) -> the epsilon that is claimed of them, with `sample`, or with all in every round where not given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +52,8 @@ class Accountant:
     """(noise multiplier, delta, sampling probability, rounds) -> epsilon, adding or removing a client, Poisson sampling."""
     calibrate: Callable[[float, float, float, int], float] | None = None
     """(epsilon, delta, sampling probability, rounds) -> noise multiplier."""
+    precision: float | None = None
+    """How far above the exact cost it may be, relative; None where no more is claimed than an upper bound."""
 
 
 @dataclass(frozen=True, eq=False)

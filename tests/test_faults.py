@@ -41,7 +41,7 @@ def test_each_kind_has_its_effect_in_its_rounds_on_its_clients(kind):
     settings = {"client_timeout": 0.05} if kind == "hang" else {}
     results, models = federation(FaultPlan((Fault(kind, (2,), (2, 2)),)), **settings)
     _, calm = federation(FaultPlan())
-    lost = effect_of(kind) == "lost"
+    lost = effect_of(kind) in ("lost", "malformed")
     assert [result.num_clients for result in results] == [N, N - lost, N]
     assert [set(result.rejected) for result in results] == [set(), {2} if lost or kind == "duplicate" else set(), set()]
     np.testing.assert_array_equal(models[0], calm[0])
@@ -138,6 +138,6 @@ def test_each_kind_has_its_effect_on_flower(kind):
     calm, _, _ = on_flower(FaultPlan())
     model, rejected, nodes = on_flower(FaultPlan((Fault(kind, (2,), (2, 2)),)))
     assert rejected[1] == {}
-    assert set(rejected[2]) == ({nodes[2]} if effect_of(kind) == "lost" else set())
+    assert set(rejected[2]) == ({nodes[2]} if effect_of(kind) in ("lost", "malformed") else set())
     assert np.allclose(model, calm, rtol=1e-6) is (effect_of(kind) == "kept")
     assert np.isfinite(model).all()

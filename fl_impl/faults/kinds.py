@@ -13,8 +13,8 @@ from fl_impl.common.registry import Registry
 from fl_impl.common.specs import parse
 
 F = TypeVar("F", bound=Callable[..., Any])
-Effect = Literal["kept", "wrong", "lost"]
-"""What a fault does to the round: the update is used as it was meant, another one arrives, or none that is sound."""
+Effect = Literal["kept", "wrong", "malformed", "lost"]
+"""What a fault does to an update: it is used as it was meant; a wrong one arrives; one to refuse; nothing."""
 KINDS: Final[Registry[Callable[..., Any]]] = Registry("a fault", group="pytest_fl.faults")
 """Name -> function (update, moment, *, options) -> what arrives; it may raise, wait, or return several updates."""
 
@@ -109,14 +109,14 @@ def lying_count(update: Any, moment: Moment, *, count: int = 10**9) -> Any:
     return replace(update, num_samples=count, delta=-np.asarray(update.delta))
 
 
-@fault("lost")
+@fault("malformed")
 def wrong_shape(update: Any, moment: Moment) -> Any:
     """One number too many."""
     del moment
     return replace(update, delta=np.append(np.asarray(update.delta), np.float32(0)))
 
 
-@fault("lost")
+@fault("malformed")
 def non_finite(update: Any, moment: Moment, *, value: float = float("nan")) -> Any:
     """One number is NaN, or infinite."""
     del moment
@@ -125,7 +125,7 @@ def non_finite(update: Any, moment: Moment, *, value: float = float("nan")) -> A
     return replace(update, delta=delta)
 
 
-@fault("lost")
+@fault("malformed")
 def truncated(update: Any, moment: Moment) -> Any:
     """The first half of its bytes."""
     del moment

@@ -10,8 +10,11 @@ from typing import Any, Final
 from fl_impl.common.specs import parse
 from fl_impl.faults.kinds import KINDS, Effect, Moment, effect_of
 
-ORDER: Final = ("wrong", "lost", "kept")
+ORDER: Final = ("wrong", "malformed", "lost", "kept")
 """In which order the faults of one reply happen: what is sent, whether it arrives sound, how often and how late."""
+
+WORST: Final[tuple[Effect, ...]] = ("lost", "malformed", "wrong")
+"""The worst effect first."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,12 @@ class FaultPlan:
         return sorted(struck.values(), key=lambda fault: ORDER.index(fault.effect))
 
     def effect(self, client: int, round_number: int) -> Effect:
-        """What becomes of a client's update in a round: "lost" where one fault loses it, else "wrong", else "kept"."""
+        """What becomes of a client's update in a round, the worst of its faults: lost, malformed, wrong, or else kept."""
         effects = {fault.effect for fault in self.at(client, round_number)}
-        return "lost" if "lost" in effects else "wrong" if "wrong" in effects else "kept"
+        for effect in WORST:
+            if effect in effects:
+                return effect
+        return "kept"
 
     def without(self, effect: Effect) -> FaultPlan:
         """The plan without the faults of an effect."""

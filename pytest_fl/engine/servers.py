@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fl_impl.common.counts import floor_of
 from pytest_fl.checks.federation import bowls
 from pytest_fl.oracles.theory import RuleTheory, rule_theory
 
@@ -68,6 +69,8 @@ class Server(Protocol):
 
     clients: int
     kappa: Kappa | None
+    refuses: bool
+    """Whether it promises to refuse malformed updates: then they are none of the f."""
 
     def run(self, plan: FaultPlan, rounds: int) -> History:
         """Rounds from the beginning, under a plan; the same for the same plan."""
@@ -88,6 +91,7 @@ class Federation:
 
     config: FLConfig
     kappa: Kappa | None = None
+    refuses: bool = True
 
     def __post_init__(self) -> None:
         """Take kappa from the rule where the model moves by the aggregate itself."""
@@ -130,7 +134,7 @@ class Federation:
 
     def too_few(self, plan: FaultPlan, asked: Mapping[int, Vector], number: int) -> bool:
         """Whether so few updates arrive that a round is rightly refused."""
-        arrived = [client for client in asked if plan.effect(client, number) != "lost"]
+        arrived = [client for client in asked if plan.effect(client, number) not in ("lost", "malformed")]
         return len(arrived) < self.needed(self.tolerated(len(asked)))
 
 
@@ -146,14 +150,13 @@ class FlowerServer:
     fraction: float | None = None
     """Where f is a share of those that are asked."""
     kappa: Kappa | None = None
+    refuses: bool = False
     min_clients: Callable[[int], int] = lambda f: 2 * f + 1
     run_config: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def tolerated(self, asked: int) -> int:
         """f of the strategy, or the share of those that are asked."""
-        from fl_impl.config import byzantine_count  # noqa: PLC0415  # it imports pydantic
-
-        return self.f if self.f is not None else byzantine_count(self.fraction or 0.0, asked)
+        return self.f if self.f is not None else floor_of(self.fraction or 0.0, asked)
 
     def needed(self, f: int) -> int:
         """What the rule needs."""
@@ -272,7 +275,8 @@ def strategy_server(
     trimmed = getattr(made, "beta", None)
     known = f if f is not None else getattr(made, "num_malicious_nodes", None)
     fraction = getattr(made, "byzantine_fraction", trimmed)
-    server = FlowerServer(starter(make), made_up(clients, seed), clients, known, fraction, kappa or kappa_of(rule, theory))
+    client_app, known_kappa = made_up(clients, seed), kappa or kappa_of(rule, theory)
+    server = FlowerServer(starter(make), client_app, clients, known, fraction, known_kappa, refuses=rule is not None)
     if rule is not None or theory is not None:
         server.min_clients = rule.min_clients if rule is not None else theory.min_clients  # pyright: ignore[reportOptionalMemberAccess]
     return server

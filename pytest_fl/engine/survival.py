@@ -180,9 +180,9 @@ def breaches(server: Server, plan: FaultPlan, history: History, twin: History, s
     for seen in history.rounds:
         if not np.isfinite(seen.after).all():
             yield FINITE, f"round {seen.number}: the model is {seen.after}"
-        arrived = [client for client in seen.honest if plan.effect(client, seen.number) != "lost"]
+        arrived = [client for client in seen.honest if plan.effect(client, seen.number) not in ("lost", "malformed")]
         if seen.used is not None and seen.used > len(arrived):
-            yield ARRIVED, f"round {seen.number}: {seen.used} updates were used, but only {len(arrived)} arrived"
+            yield ARRIVED, f"round {seen.number}: {seen.used} updates were used, but only {len(arrived)} arrived sound"
         said, held = beyond(server, plan, seen)
         survival.bounded += held
         if said:
@@ -199,12 +199,14 @@ def breaches(server: Server, plan: FaultPlan, history: History, twin: History, s
 def beyond(server: Server, plan: FaultPlan, seen: Seen) -> tuple[str, bool]:
     """(by what the result is beyond the rule's bound, "" where it is not; whether there was a bound to hold it to).
 
+    A malformed update counts as one of the f faulty ones where the server does not promise to refuse it.
     kappa bounds the deviation from the mean of every set of n - f updates. Of the sound ones there are at least as many;
     where more, the mean over all sets of n - f of them has the same bound, as a subset varies no more on average.
     """
     effects = {client: "wrong" if client in seen.wrong else plan.effect(client, seen.number) for client in seen.honest}
     sound = [seen.honest[client] for client, effect in effects.items() if effect == "kept"]
-    wrong = sum(effect == "wrong" for effect in effects.values())
+    faulty = ("wrong",) if server.refuses else ("wrong", "malformed")
+    wrong = sum(effect in faulty for effect in effects.values())
     n, f = len(sound) + wrong, server.tolerated(len(seen.honest))
     moved = seen.after - seen.before
     if server.kappa is None or wrong > f or not sound or not moved.any():  # a model that stays is a round refused

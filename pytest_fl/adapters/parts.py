@@ -13,7 +13,6 @@ from pytest_fl.subjects.parts import (
     AdapterAggregation,
     Compressor,
     Mechanism,
-    Network,
     Part,
     SecureAggregation,
     Updates,
@@ -21,8 +20,6 @@ from pytest_fl.subjects.parts import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import numpy.typing as npt
 
     from fl_impl.compression import Compression
 
@@ -133,48 +130,9 @@ def compressor(ours: Compression) -> Compressor:
 
 def secure_aggregation() -> SecureAggregation:
     """`fl_impl.privacy.secure_aggregation`."""
-    from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # see above
-    from fl_impl.privacy.secure_aggregation.masks import add_mask  # noqa: PLC0415  # see above
+    from pytest_fl.adapters.secure_protocol import protocol  # noqa: PLC0415  # cryptography is an extra
 
-    def terms(n: int, d: int = 1) -> Terms:
-        return Terms.agreed(clients=n, length=d, bound=1.0)
-
-    def run(updates: Updates, network: Network) -> Any:
-        return secure_sum(dict(enumerate(updates)), terms(*updates.shape), network=network).total
-
-    def mask(seed: bytes, d: int, modulus: int) -> npt.NDArray[Any]:
-        del modulus
-        words = np.zeros(d, np.uint32)
-        add_mask(words, seed)
-        return words
-
-    return SecureAggregation(
-        "fl_impl secure aggregation",
-        run,
-        stages=("advertise", "share", "mask", "agree", "reveal"),
-        masked="mask",
-        minimum=lambda n: terms(n).minimum,
-        step=lambda n: terms(n).encoding.step,
-        mask=mask,
-        masked_words=_masked_words,
-    )
-
-
-def _masked_words(updates: Updates) -> npt.NDArray[np.uint32]:
-    """What a curious server unseals of the masked messages of a session."""
-    from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # see above
-    from fl_impl.privacy.secure_aggregation.server import Server  # noqa: PLC0415  # see above
-
-    class Curious(Server):
-        def _add(self, number: int, message: bytes) -> None:
-            seen[number] = np.frombuffer(self._opened("masked", number, message), "<u4")
-            super()._add(number, message)
-
-    seen = dict[int, "npt.NDArray[np.uint32]"]()
-    n, d = updates.shape
-    terms = Terms.agreed(clients=n, length=d, bound=1.0)
-    secure_sum(dict(enumerate(updates)), terms, server_class=Curious)
-    return np.stack([seen[i] for i in range(n)])
+    return protocol()
 
 
 def adapters(aggregation: str, *, rank: int = 3) -> AdapterAggregation:

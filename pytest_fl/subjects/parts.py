@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,22 @@ class Compressor:
     """Whether what is not sent in a round is sent later (error feedback, EF21)."""
 
 
+Plot = Callable[[Updates, np.random.Generator], Iterable[Any]]
+"""((n, d) updates, generator) -> every (d,) vector that a lying server and its partners compute; none where it is refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What a session with hostile clients came to."""
+
+    total: Any
+    """(d,), the sum."""
+    counted: frozenset[int]
+    """The clients whose updates are in it."""
+    named: frozenset[int]
+    """The clients that the server says have lied."""
+
+
 @dataclass(frozen=True, eq=False)
 class SecureAggregation:
     """A protocol after which a server knows the sum of the updates of those who stayed, and no more."""
@@ -96,6 +112,26 @@ class SecureAggregation:
     """The moduli that `mask` takes."""
     masked_words: Callable[[Updates], npt.NDArray[np.uint32]] | None = None
     """(n, d) updates -> the (n, d) words that the server sees, all masks on."""
+    partners: Callable[[int], int] = lambda n: 0  # noqa: ARG005  # a function of n by contract
+    """n -> how many clients may tell the server all that they know. In a plot these are the last ones."""
+    plots: Mapping[str, Plot] = field(default_factory=dict[str, Plot])
+    """What a lying server tries, by name. No vector that it computes may be of fewer than minimum(n) - partners(n) honest
+    clients."""
+    exposure: Callable[[int, np.random.Generator], tuple[int, int]] | None = None
+    """(n, generator) -> (the most shares of one honest client's secret that a server which chooses who advertised can bring
+    into the hands of its partners, how many open the secret)."""
+    severed: Callable[[int, np.random.Generator], tuple[int, int]] | None = None
+    """(n, generator) -> (honest clients in the smallest sum that chosen drop-outs leave readable by itself, how many were
+    promised)."""
+    noise: Callable[[int, int, float], Updates] | None = None
+    """(n, d, standard deviation of the noise that the terms promise) -> (minimum(n), d), what each of the fewest clients that
+    may stay adds."""
+    dishonest_terms: Mapping[str, Callable[[int], object]] = field(default_factory=dict[str, Callable[[int], object]])
+    """Terms worse than a client insists on, by name: n -> anything, where a client takes part; raises where it refuses."""
+    sabotaged: Callable[[Updates, Mapping[int, str], np.random.Generator], Tally] | None = None
+    """((n, d) updates, hostile client -> what it does, generator) -> what becomes of it. Raises where it aborts."""
+    sabotage: tuple[str, ...] = ()
+    """What hostile clients can be made to do."""
 
 
 Adapter = Mapping[str, tuple[Updates, Updates]]

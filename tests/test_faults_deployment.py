@@ -22,8 +22,8 @@ from fl_impl.flower import RobustStrategy
 from fl_impl.flower.deployment.launch import deployed
 
 NODES, ROUNDS, MODEL = 5, 4, "tied"
-TIMEOUT = 25.0
-"""Seconds that a round waits for nodes that are gone."""
+TIMEOUT = 100.0
+"""Seconds that a round waits for nodes that are gone; a busy machine takes 30 for one of nodes that are there."""
 PLANS = {
     "SIGKILL": FaultPlan((Fault("crash", (3, 4), (2, ROUNDS)),)),
     "partition": FaultPlan((Fault("partition", (1, 2), (2, 2)),)),
@@ -73,10 +73,10 @@ def test_a_plan_on_processes_is_the_plan_in_this_process(name, monkeypatch):
 
         strategy = Watched(strike)
         model, refused = run(strategy, grid)
-    assert list(model) == list(expected)
-    for key, array in expected.items():
-        np.testing.assert_array_equal(model[key].numpy(), array.numpy())
     assert refused[1] == 0
     assert refused[2] == lost[2]
     assert refused[ROUNDS] in {lost[ROUNDS], 0}  # the SuperLink lists dead nodes until their heartbeat is missed
+    assert list(model) == list(expected)
+    for key, array in expected.items():
+        np.testing.assert_array_equal(model[key].numpy(), array.numpy())
     assert app.accuracy(MODEL, model) > 0.85

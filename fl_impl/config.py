@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.privacy.protection import Protection
 
+byzantine_count = floor_of  # the name under which Flower's strategy and mod know it
+
 
 class FLConfig(BaseModel):
     """The settings of a federation. ValueError for contradictions, and for an unknown field, with the nearest name."""

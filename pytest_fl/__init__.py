@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from pytest_fl.checks.federation import accuracy_kept, descent
     from pytest_fl.engine.cases import Case, audit, conformance
     from pytest_fl.engine.runner import audit_report, replay, verify
+    from pytest_fl.engine.survival import NotSurvived, Survival, survives
     from pytest_fl.inputs.adversary import WorstCase, worst_case
+    from pytest_fl.inputs.plans import fault_plans
     from pytest_fl.inputs.strategies import byzantine_updates, honest_updates, rounds
     from pytest_fl.reporting.failures import CheckFailed
     from pytest_fl.reporting.report import Report
@@ -31,11 +33,13 @@ __all__ = [
     "CheckFailed",
     "Compressor",
     "Mechanism",
+    "NotSurvived",
     "Report",
     "Round",
     "Row",
     "SecureAggregation",
     "Subject",
+    "Survival",
     "WorstCase",
     "accuracy_kept",
     "adapter",
@@ -47,9 +51,11 @@ __all__ = [
     "command",
     "conformance",
     "descent",
+    "fault_plans",
     "honest_updates",
     "replay",
     "rounds",
+    "survives",
     "verify",
     "worst_case",
 ]
@@ -65,6 +71,8 @@ HOMES: Final = {
     "reporting.results": ("Row",),
     "subjects.round": ("Round",),
     "engine.runner": ("audit_report", "replay", "verify"),
+    "engine.survival": ("NotSurvived", "Survival", "survives"),
+    "inputs.plans": ("fault_plans",),
     "inputs.strategies": ("byzantine_updates", "honest_updates", "rounds"),
     "subjects.subject": ("Subject",),
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pytest_fl.adapters import adapter, as_subject, command
     from pytest_fl.checks import Bound, Check, check
+    from pytest_fl.checks.canaries import CanaryAudit, canary_audit
     from pytest_fl.checks.federation import accuracy_kept, descent
     from pytest_fl.engine.cases import Case, audit, conformance
     from pytest_fl.engine.runner import audit_report, replay, verify
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Accountant",
     "Bound",
+    "CanaryAudit",
     "Case",
     "Check",
     "CheckFailed",
@@ -47,6 +49,7 @@ __all__ = [
     "audit",
     "audit_report",
     "byzantine_updates",
+    "canary_audit",
     "check",
     "command",
     "conformance",
@@ -64,6 +67,7 @@ HOMES: Final = {
     "inputs.adversary": ("WorstCase", "worst_case"),
     "engine.cases": ("Case", "audit", "conformance"),
     "checks": ("Bound", "Check", "check"),
+    "checks.canaries": ("CanaryAudit", "canary_audit"),
     "checks.federation": ("accuracy_kept", "descent"),
     "reporting.failures": ("CheckFailed",),
     "subjects.parts": ("Accountant", "Compressor", "Mechanism", "SecureAggregation"),

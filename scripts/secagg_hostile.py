@@ -55,7 +55,9 @@ def hostile_clients(number: int, *, largest: int, seed: int) -> Counter[str]:
     most = terms.most_complaints
     drawn = rng.permutation(n)[: max(1, int(rng.integers(1, most + 1)) if most else 1)].tolist()
     liars = {i: str(rng.choice(list(SABOTAGE))) for i in drawn}
-    counts = Counter({"sums of too few": 0, "wrong sums": 0, "liars that were not named": 0, "honest clients that were named": 0})
+    counts = Counter(
+        {"sums of too few": 0, "wrong sums": 0, "liars that were not named": 0, "honest clients that were named": 0}
+    )
     try:
         tally = sabotaged(updates, liars, rng, terms=terms)
     except SecureAggregationError as error:

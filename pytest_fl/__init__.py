@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_fl.checks import Bound, Check, check
     from pytest_fl.checks.federation import accuracy_kept, descent
     from pytest_fl.engine.cases import Case, audit, conformance
+    from pytest_fl.engine.identities import Identity, identify
     from pytest_fl.engine.runner import audit_report, replay, verify
     from pytest_fl.inputs.adversary import WorstCase, worst_case
     from pytest_fl.inputs.strategies import byzantine_updates, honest_updates, rounds
@@ -30,6 +31,7 @@ __all__ = [
     "Check",
     "CheckFailed",
     "Compressor",
+    "Identity",
     "Mechanism",
     "Report",
     "Round",
@@ -48,6 +50,7 @@ __all__ = [
     "conformance",
     "descent",
     "honest_updates",
+    "identify",
     "replay",
     "rounds",
     "verify",
@@ -64,6 +67,7 @@ HOMES: Final = {
     "reporting.report": ("Report",),
     "reporting.results": ("Row",),
     "subjects.round": ("Round",),
+    "engine.identities": ("Identity", "identify"),
     "engine.runner": ("audit_report", "replay", "verify"),
     "inputs.strategies": ("byzantine_updates", "honest_updates", "rounds"),
     "subjects.subject": ("Subject",),

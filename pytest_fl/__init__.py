@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_fl.checks.canaries import CanaryAudit, canary_audit
     from pytest_fl.checks.federation import accuracy_kept, descent
     from pytest_fl.engine.cases import Case, audit, conformance
+    from pytest_fl.engine.identities import Identity, identify
     from pytest_fl.engine.runner import audit_report, replay, verify
     from pytest_fl.engine.survival import NotSurvived, Survival, survives
     from pytest_fl.inputs.adversary import WorstCase, worst_case
@@ -34,6 +35,7 @@ __all__ = [
     "Check",
     "CheckFailed",
     "Compressor",
+    "Identity",
     "Mechanism",
     "NotSurvived",
     "Report",
@@ -56,6 +58,7 @@ __all__ = [
     "descent",
     "fault_plans",
     "honest_updates",
+    "identify",
     "replay",
     "rounds",
     "survives",
@@ -74,6 +77,7 @@ HOMES: Final = {
     "reporting.report": ("Report",),
     "reporting.results": ("Row",),
     "subjects.round": ("Round",),
+    "engine.identities": ("Identity", "identify"),
     "engine.runner": ("audit_report", "replay", "verify"),
     "engine.survival": ("NotSurvived", "Survival", "survives"),
     "inputs.plans": ("fault_plans",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from fl_impl.compression.codecs import Vector, codec
+from fl_impl.compression.codecs import Usual, Vector, codec
 
 if TYPE_CHECKING:
     from fl_impl.compression.wire import Arrays, Layout
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @codec("power_sgd")
 @dataclass(frozen=True)
-class PowerSGD:
+class PowerSGD(Usual):
     """P P^T M with P an orthonormal basis of M G, G random of `rank` columns: rank (rows + columns) floats.
 
     An orthogonal projection, so never longer than x; a contraction with alpha = 1 / columns in expectation, as the mean

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from fl_impl.common.specs import lookup
-from fl_impl.compression import Compression, Plain, RandK, TopK
+from fl_impl.compression import Compression
 from fl_impl.privacy.mechanisms import MECHANISMS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_combination(
     ):
         if refused:
             raise ValueError(refused)
-    sparse = isinstance(compression.codec, TopK) and compression.feedback != "ef21"
+    sparse = compression.codec.sparse and compression.feedback != "ef21"
     if robust and sparse:
         warnings.warn(
             f"{rule} over sparse messages: most entries of each are 0, so a robust rule finds little (the "
@@ -74,7 +74,7 @@ def _noise_in_words(mechanism: str | None, kind: type[Mechanism] | None, *, secu
 
 
 def _sum_of_messages(compression: Compression, *, secure: bool) -> str | None:
-    summable = isinstance(compression.codec, Plain | RandK) and compression.feedback != "ef21"
+    summable = compression.codec.linear and compression.feedback != "ef21"
     if secure and not summable:
         return (
             f"secure aggregation adds the messages of clients, and those of {compression.codec.name} do not add: each has "

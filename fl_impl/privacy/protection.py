@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fl_impl.common.randomness import generator
 from fl_impl.common.specs import lookup
-from fl_impl.compression import Compression, Exchange, RandK, exchange, of_round, resolve
+from fl_impl.compression import Compression, Exchange, exchange, of_round, resolve
 from fl_impl.privacy.accounting import Budget
 from fl_impl.privacy.clipping import clip
 from fl_impl.privacy.combinations import check_combination
@@ -142,11 +142,11 @@ class Protection:
     def _secure(self, rows: Rows, number: int, f: int, rule: Rule) -> Combined:
         """Secure sums of the rows, or of the coordinates that the round's mask keeps."""
         codec, d = of_round(self.compression, self._mask_seed(number)).codec, rows.shape[1]
-        if not isinstance(codec, RandK):
+        kept = codec.kept(d)
+        if kept is None:
             return self._summed(rows, number, f, rule)
-        support = codec.support(codec.seed or 0, d)
-        found, whole = self._summed(rows[:, support], number, f, rule), np.zeros(d)
-        whole[support] = found.value * codec.scale(d)
+        found, whole = self._summed(rows[:, kept], number, f, rule), np.zeros(d)
+        whole[kept] = found.value * codec.scale(d)
         return replace(found, value=whole)
 
     def _summed(self, rows: Rows, number: int, f: int, rule: Rule) -> Combined:

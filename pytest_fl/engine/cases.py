@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Unpack
 
 import pytest
 
+from pytest_fl.adapters.options import Options
 from pytest_fl.checks import Check
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine.runner import checks_of, guarded, run_check, subject_of
@@ -22,11 +24,10 @@ from pytest_fl.subjects.subject import Subject
 
 def conformance(
     *things: object,
-    min_clients: Callable[[int], int] | None = None,
-    kappa: Callable[[int, int], float] | None = None,
-    symmetries: Iterable[str] | None = None,
-    claims: str | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    checks: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    **options: Unpack[Options],
 ) -> pytest.MarkDecorator:
     """Parametrise `def test_byzantine_mine(check): check()` over every check of each aggregator, or of each other part.
 
@@ -34,17 +35,16 @@ def conformance(
     secure sum, a LoRA merge. `min_clients`: f -> the smallest n (2f + 1 where not given). `kappa`: (n, f) -> the robustness
     coefficient that is claimed; without it the rule must still be exact where the honest agree, and bounded. `symmetries`:
     names of `fl_impl.aggregators.base.SYMMETRIES`. `claims="krum"`: it is that rule, with its constants.
-    `expected_failures`: name of a check -> why it is known to fail.
+    `form`, `result`, `root`, `f`: how it is called, where that is not found by trying (`pytest_fl.adapters.options`).
+    `expected_failures`: name of a check -> why it is known to fail. `checks`: only these; `skip`: all but these.
 
     Raises ValueError for nothing to judge, for what is neither, and for the name of a check that does not exist.
     """
     if not things:
         raise ValueError("conformance needs at least one thing to judge: @pytest_fl.conformance(my_rule)")
-    subjects = [
-        subject_of(thing, min_clients=min_clients, kappa=kappa, symmetries=symmetries, claims=claims) for thing in things
-    ]
+    subjects = [subject_of(thing, **options) for thing in things]
     known = dict(expected_failures or {})
-    pairs = [(subject, check) for subject in subjects for check in checks_of(subject)]
+    pairs = [(subject, check) for subject in subjects for check in checks_of(subject, checks, skip)]
     _refuse_unknown(known, {check.name for _, check in pairs})
     return pytest.mark.parametrize("check", [_parameter(subject, check, known.get(check.name)) for subject, check in pairs])
 

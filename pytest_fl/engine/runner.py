@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Unpack, cast, get_args
 
 import numpy as np
 
 from pytest_fl.adapters import as_subject
+from pytest_fl.adapters.options import Options
 from pytest_fl.adapters.parts import as_part
 from pytest_fl.checks import Check, all_checks
 from pytest_fl.checks.parts import Audit, audits_of
@@ -33,30 +34,31 @@ from pytest_fl.subjects.subject import Subject
 def verify(
     thing: object,
     *,
-    min_clients: Callable[[int], int] | None = None,
-    kappa: Callable[[int, int], float] | None = None,
-    symmetries: Iterable[str] | None = None,
-    claims: str | None = None,
     expected_failures: Mapping[str, str] | None = None,
     profile: str | Profile = "default",
     seed: int = 0,
     checks: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    **options: Unpack[Options],
 ) -> Report:
     """Run every check on an aggregator, or on another part, and report, without pytest: `print(pytest_fl.verify(my_rule))`.
 
-    Takes what `conformance` takes. `checks`: only these, by name. Counterexamples are saved under ./.pytest_fl.
+    Takes what `conformance` takes. `checks`: only these, by name; `skip`: all but these. Counterexamples are saved under
+    ./.pytest_fl.
     """
-    subject = subject_of(thing, min_clients=min_clients, kappa=kappa, symmetries=symmetries, claims=claims)
+    subject = subject_of(thing, **options)
     chosen = replace(profile_named(profile) if isinstance(profile, str) else profile, seed=seed)
     judged = guarded(subject, chosen)
-    return Report(tuple(run_check(judged, check, chosen, expected_failures or {}) for check in checks_of(subject, checks)))
+    tried = checks_of(subject, checks, skip)
+    rows = tuple(run_check(judged, check, chosen, expected_failures or {}) for check in tried)
+    return Report(rows, notes=(subject.called,) if isinstance(subject, Subject) and subject.called else ())
 
 
 audit_report = verify
 """The name that `verify` has where a part other than an aggregator is judged."""
 
 
-def subject_of(thing: object, **claims: Any) -> Subject | Part:
+def subject_of(thing: object, **options: Unpack[Options]) -> Subject | Part:
     """What is judged: the part that `as_part` takes `thing` for, or else the rule that `as_subject` does.
 
     A string is a rule of that name before it is a compression. Raises ValueError for what is neither, and for claims that
@@ -64,8 +66,8 @@ def subject_of(thing: object, **claims: Any) -> Subject | Part:
     """
     part = _part(thing)
     if part is None:
-        return as_subject(thing, **claims)
-    given = [name for name, value in claims.items() if value is not None]
+        return as_subject(thing, **options)
+    given = [name for name, value in options.items() if value is not None]
     if given:
         raise ValueError(f"expected {', '.join(given)} for an aggregator only; {part.name} is a {type(part).__name__}")
     return part
@@ -87,13 +89,18 @@ def _is_compression(spec: str) -> bool:
     return last in CODECS or last in ALIASES
 
 
-def checks_of(subject: Subject | Part, names: Iterable[str] | None = None) -> list[Check | Audit]:
-    """The checks of a subject of this kind, or those of these names; ValueError with the nearest name for an unknown one."""
+def checks_of(subject: Subject | Part, names: Iterable[str] | None = None, skip: Iterable[str] = ()) -> list[Check | Audit]:
+    """The checks of a subject of this kind, or those of these names, without those to skip.
+
+    Raises ValueError with the nearest name for an unknown one.
+    """
     from fl_impl.common.specs import lookup  # noqa: PLC0415  # fl_impl is loaded when a check is chosen
 
     all_of_kind = all_checks().values() if isinstance(subject, Subject) else audits_of(subject)
     known: dict[str, Check | Audit] = {check.name: check for check in all_of_kind}
-    return list(known.values()) if names is None else [lookup(name, known, "the name of a check") for name in names]
+    wanted = known.values() if names is None else [lookup(name, known, "the name of a check") for name in names]
+    left_out = {lookup(name, known, "the name of a check").name for name in skip}
+    return [check for check in wanted if check.name not in left_out]
 
 
 def guarded(subject: Subject | Part, profile: Profile) -> Rule | Part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,6 +18,7 @@ from fl_impl.privacy.accounting import Budget
 from fl_impl.privacy.clipping import clip
 from fl_impl.privacy.combinations import check_combination
 from fl_impl.privacy.fixed_point import ring_encoding
+from fl_impl.privacy.ledger import Ledger
 from fl_impl.privacy.mechanisms import MECHANISMS, Mechanism
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 
@@ -55,6 +57,8 @@ class Protection:
     """Of noise and sampling, for tests; None is the operating system's randomness."""
     notes: tuple[str, ...] = ()
     """What holds of this combination, in sentences."""
+    rounds: int = 0
+    """That the noise was calibrated for."""
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -66,6 +70,12 @@ class Protection:
     def may_be_empty(self) -> bool:
         """Whether a round without clients is one like any other: Poisson sampling may draw nobody, and noise is released."""
         return not self.secure and self.mechanism is not None and self.mechanism.accounted
+
+    @property
+    def hides_its_sample(self) -> bool:
+        """Whether privacy rests on nobody knowing who takes part in a round, and so not how many do."""
+        poisson = self.budget is not None and self.budget.sampling < 1
+        return self.may_be_empty and poisson and self.mechanism is not None and not self.mechanism.correlated
 
     @property
     def source(self) -> str:
@@ -83,9 +93,19 @@ class Protection:
         )
         return (note,)
 
-    def authorize(self, number: int) -> float | None:
-        """The epsilon spent with round `number`, asked before it; None without privacy. Raises PrivacyBudgetError."""
-        return None if self.budget is None or self.mechanism is None else self.budget.authorize(self.mechanism, number)
+    def authorize(self, number: int, ledger: Ledger | None = None, run: str = "") -> float | None:
+        """The epsilon spent with round `number`, by all that the ledger holds; None without privacy.
+
+        Asked before the round. Raises PrivacyBudgetError where the budget does not cover it.
+        """
+        if self.budget is None or self.mechanism is None:
+            return None
+        return self.budget.authorize(self.mechanism, number, ledger, rounds=self.rounds, run=run)
+
+    def enter(self, number: int, ledger: Ledger, run: str = "") -> None:
+        """Write round `number` into the ledger, before anything of it is shown; nothing without privacy."""
+        if self.budget is not None and self.mechanism is not None:
+            ledger.enter(self.mechanism.entry(number, self.budget, run))
 
     def sample(self, clients: int, number: int) -> tuple[int, ...] | None:
         """The clients of a round, as the budget accounts for them; None where any selection will do.
@@ -216,7 +236,16 @@ def protect(
         return Protection(codec, None, None, bound, secure, group_size, seed, noise_seed, notes)
     if delta is None:
         raise ValueError(f"epsilon={epsilon} needs a delta, below 1 / (number of clients): e.g. 1e-5")
+    if delta * clients >= 1:
+        raise ValueError(
+            f"delta={delta:g} for {clients} clients allows to publish all that one of them sent: take one below 1 / clients, "
+            f"e.g. {min(1e-5, 0.01 / clients):.0e}"
+        )
     budget, bound = Budget(epsilon, delta, 1.0 if secure else sampling), 1.0 if clip_bound is None else clip_bound
     kind = lookup(mechanism, MECHANISMS, "a privacy mechanism")
     calibrated = kind.calibrated(budget, rounds=rounds, clip_bound=bound, clients=clients)
-    return Protection(codec, calibrated, budget, bound, secure, group_size, seed, noise_seed, notes)
+    advice = calibrated.advice(budget)
+    if advice:
+        warnings.warn(advice, stacklevel=2)
+        notes = (*notes, f"{advice}.")
+    return Protection(codec, calibrated, budget, bound, secure, group_size, seed, noise_seed, notes, rounds)

@@ -188,5 +188,11 @@ def tightness(rule: Rule, round_: Round) -> Bound | None:
 def mean_at_zero(rule: Rule, round_: Round) -> Bound | None:
     """With f = 0 the result is the mean."""
     x = round_.updates.astype(np.float64)
-    error = float(np.abs(rule(round_.updates, 0) - x.mean(0)).max())
+    try:
+        result = rule(round_.updates, 0)
+    except Misbehaved as finding:
+        if round_.n < 3 and isinstance(finding.__cause__, ValueError | AssertionError):
+            return None  # it refuses to aggregate one or two
+        raise
+    error = float(np.abs(result - x.mean(0)).max())
     return Bound(error, rounding(round_.n, round_.d, round_.updates.dtype, float(np.abs(x).max())))

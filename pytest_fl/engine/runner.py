@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import time
@@ -18,6 +19,7 @@ from pytest_fl.adapters.parts import as_part
 from pytest_fl.checks import Check, all_checks
 from pytest_fl.checks.parts import Audit, audits_of
 from pytest_fl.engine import parts
+from pytest_fl.engine.identities import identity
 from pytest_fl.engine.rows import Finding, as_expected, row_of
 from pytest_fl.engine.search import judge, search
 from pytest_fl.reporting import current
@@ -51,7 +53,18 @@ def verify(
     judged = guarded(subject, chosen)
     tried = checks_of(subject, checks, skip)
     rows = tuple(run_check(judged, check, chosen, expected_failures or {}) for check in tried)
-    return Report(rows, notes=(subject.called,) if isinstance(subject, Subject) and subject.called else ())
+    return Report(rows, notes=_notes(judged, rows))
+
+
+def _notes(judged: Rule | Part, rows: Iterable[Row]) -> tuple[str, ...]:
+    """How the rule was called; where something fails also what it was seen to be."""
+    if not isinstance(judged, Rule):
+        return ()
+    notes = [judged.subject.called]
+    if any(row.outcome == "failed" for row in rows) and not judged.hung:
+        with contextlib.suppress(Misbehaved):
+            notes.append(f"behaves as {identity(judged)}")
+    return tuple(filter(None, notes))
 
 
 audit_report = verify

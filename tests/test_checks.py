@@ -16,7 +16,7 @@ from pytest_fl.reporting import current
 from pytest_fl.reporting.results import Row
 from pytest_fl.subjects.profiles import PROFILES
 
-IMPATIENT = replace(PROFILES["default"], call_seconds=0.3)
+IMPATIENT = replace(PROFILES["default"], call_seconds=0.3, warm_up_seconds=0.3)
 PIPES = ("nnm|trimmed_mean", "nnm|krum", "bucketing(size=2)|krum", "arc|geometric_median")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,13 +17,14 @@ from pytest_fl.inputs.precision import in_its_precision
 from pytest_fl.inputs.strategies import SEARCHES
 from pytest_fl.reporting import current
 from pytest_fl.subjects.grid import grid
-from pytest_fl.subjects.guard import Misbehaved, Rule
+from pytest_fl.subjects.guard import Misbehaved, OutOfTime, Rule
 from pytest_fl.subjects.profiles import Profile
 from pytest_fl.subjects.round import Round
 
 
 def judge(rule: Rule, check: Check, round_: Round) -> Bound | None:
     """The bound of one round; a rule that does anything but return a vector is infinitely far from its limit."""
+    rule.begins(round_)
     try:
         return check.judge(rule, round_)
     except Misbehaved as finding:
@@ -37,9 +37,12 @@ def search(rule: Rule, check: Check, profile: Profile) -> Finding:
         worst = _corpus(rule, check, profile)
         slow = bool(worst.note)
         if check.adversary and worst.bound.holds and not slow:
-            worst = _attacked(rule, check, profile, worst)
+            with contextlib.suppress(OutOfTime):
+                worst = _attacked(rule, check, profile, worst)
     except Misbehaved as finding:  # not even an ordinary round is taken
         return Finding(Bound(float("inf"), 0.0, str(finding)), None, 0)
+    except OutOfTime:
+        return Finding(Bound(0.0, 0.0), None, 0, "not run: its first round takes longer than all the time for this check")
     if check.search and worst.bound.holds and not slow:
         worst = _fuzz(rule, check, profile, worst)
     return worst if worst.note or not worst.bound.holds else replace(worst, note=grid(rule).note)
@@ -47,10 +50,16 @@ def search(rule: Rule, check: Check, profile: Profile) -> Finding:
 
 def _corpus(rule: Rule, check: Check, profile: Profile) -> Finding:
     worst = Finding(Bound(0.0, 0.0), None, 0)
-    deadline = time.process_time() + profile.check_seconds
     for round_ in _rounds(rule, check, profile):
-        bound = judge(rule, check, round_)
+        try:
+            bound = judge(rule, check, round_)
+        except OutOfTime:
+            if not worst.tried:
+                raise
+            return replace(worst, note=_stopped(worst))
         if bound is None:
+            if rule.late and not check.gate:
+                return replace(worst, note=_stopped(worst))
             continue
         tried = worst.tried + 1
         if worst.round is None or closeness(bound) > closeness(worst.bound):
@@ -58,9 +67,13 @@ def _corpus(rule: Rule, check: Check, profile: Profile) -> Finding:
         worst = replace(worst, tried=tried)
         if not bound.holds:
             return _shrunk(rule, check, worst)
-        if time.process_time() > deadline:
-            return replace(worst, note=f"stopped after {tried} rounds: a call of this rule is slow")
+        if rule.late and not check.gate:
+            return replace(worst, note=_stopped(worst))
     return worst
+
+
+def _stopped(worst: Finding) -> str:
+    return f"stopped after {worst.tried} rounds: a call of this rule is slow"
 
 
 def _attacked(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Finding:
@@ -111,8 +124,11 @@ def _shrunk(rule: Rule, check: Check, worst: Finding) -> Finding:
         bound = judge(rule, check, round_)
         return bound is not None and not bound.holds and bool(bound.reason) == bool(reason)
 
-    small = shrink(worst.round, still_fails, rule.subject.takes)
-    bound = judge(rule, check, small)
+    try:
+        small = shrink(worst.round, still_fails, rule.subject.takes)
+        bound = judge(rule, check, small)
+    except OutOfTime:
+        return worst
     if bound is None or bound.holds:  # the rule changes its mind: show what was seen first
         return worst
     return replace(worst, bound=bound, round=small)

@@ -35,6 +35,7 @@ fl_byzantine = _knob("byzantine")
 fl_seed = _knob("seed")
 fl_profile = _knob("profile")
 fl_backend = _knob("backend")
+fl_isolation = _knob("isolation")
 fl_device = _knob("device")
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pytest_fl.subjects.guard import Hung, Misbehaved
+from pytest_fl.subjects.round import Round
 from pytest_fl.subjects.subject import majority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_fl.subjects.guard import Rule
     from pytest_fl.subjects.subject import Subject
@@ -23,6 +24,9 @@ SMALL: Final = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 LARGE: Final = (15, 16, 20, 25, 26, 31, 40)
 TRUNCATED: Final = ((49, 1), (47, 3), (55, 7), (49, 8), (45, 13), (47, 12), (100, 29))
 """(n, f) at which int(f / n * n) or int(0.29 * n) is f - 1 in float arithmetic."""
+EXPLORING: Final = 5.0
+"""Seconds after which no further (n, f) is tried, once ENOUGH are known."""
+ENOUGH: Final = 4
 SLOW: Final = 0.05
 """Seconds for one call beyond which a larger (n, f) of a combinatorial rule is left out."""
 
@@ -50,39 +54,42 @@ def grid(rule: Rule) -> Grid:
 
 def _explore(rule: Rule) -> Grid:
     admissible: list[tuple[int, int]] = []
-    cost = _Cost()
-    for n, f in chain(_pairs(rule.subject, SMALL), _pairs(rule.subject, LARGE), TRUNCATED):
-        if (n, f) in admissible or not rule.subject.takes(n, f):
-            continue
-        if not cost.affordable(n, f):
-            continue
-        started = time.process_time()
-        try:
-            if not _admits(rule, n, f):
-                continue
-        except Hung:
-            if not cost.foreseen(n, f):
-                raise
-            rule.hung = False
-            cost.record(n, f, rule.call_seconds)
-            continue
-        seconds = time.process_time() - started
-        if cost.surprising(seconds):  # a first call that loads things, or a busy machine
-            started = time.process_time()
-            _admits(rule, n, f)
-            seconds = min(seconds, time.process_time() - started)
-        cost.record(n, f, seconds)
-        if not cost.hopeless(seconds):
+    cost, until = _Cost(), time.monotonic() + EXPLORING
+    candidates = chain(_pairs(rule.subject, SMALL), _pairs(rule.subject, LARGE), TRUNCATED)
+    for n, f in dict.fromkeys(candidates):
+        if time.monotonic() > until and len(admissible) >= ENOUGH:
+            cost.late = True
+            break
+        if rule.subject.takes(n, f) and cost.affordable(n, f) and _taken(rule, n, f, cost):
             admissible.append((n, f))
     kept = [pair for pair in admissible if pair not in TRUNCATED]
-    most = max((math.comb(n, f) for n, f in kept), default=0)
-    note = f"only (n, f) with up to {most} subsets of f: a call takes over {SLOW:g} s beyond" if cost.left_out else ""
     return Grid(
         tuple(pair for pair in kept if pair[0] <= max(SMALL)),
         tuple(pair for pair in kept if pair[0] > max(SMALL)),
         tuple(pair for pair in TRUNCATED if pair in admissible),
-        note,
+        cost.note(kept),
     )
+
+
+def _taken(rule: Rule, n: int, f: int, cost: _Cost) -> bool:
+    """Whether the rule takes (n, f), in a time that is worth spending again; the time is recorded."""
+    started = time.process_time()
+    try:
+        if not _admits(rule, n, f):
+            return False
+    except Hung:
+        if not cost.foreseen(n, f):
+            raise
+        rule.hung = False
+        cost.record(n, f, rule.call_seconds)
+        return False
+    seconds = time.process_time() - started
+    if cost.surprising(seconds):  # a first call that loads things, or a busy machine
+        started = time.process_time()
+        _admits(rule, n, f)
+        seconds = min(seconds, time.process_time() - started)
+    cost.record(n, f, seconds)
+    return not cost.hopeless(seconds)
 
 
 def _pairs(subject: Subject, ns: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -96,6 +103,7 @@ def _pairs(subject: Subject, ns: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 
 def _admits(rule: Rule, n: int, f: int) -> bool:
     updates = np.random.default_rng([n, f]).standard_normal((n, 2))
+    rule.begins(Round(updates, f, (), "normal updates, to see whether it takes this (n, f)"))
     try:
         rule(updates, f)
     except Hung:
@@ -112,7 +120,14 @@ class _Cost:
 
     def __init__(self) -> None:
         self.measured: list[tuple[int, float]] = []
-        self.left_out = False
+        self.left_out = self.late = False
+
+    def note(self, kept: Sequence[tuple[int, int]]) -> str:
+        """What was left out and why, of pairs of which these were kept."""
+        if self.late:
+            return f"only {len(kept)} pairs (n, f) were tried, up to n={max(n for n, _ in kept)}: a call is slow"
+        most = max((math.comb(n, f) for n, f in kept), default=0)
+        return f"only (n, f) with up to {most} subsets of f: a call takes over {SLOW:g} s beyond" if self.left_out else ""
 
     def record(self, n: int, f: int, seconds: float) -> None:
         self.measured.append((math.comb(n, f), seconds))

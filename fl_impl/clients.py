@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,8 @@ class ClientUpdate:
 class Client(Protocol):
     """What the coordinator needs of a client; `evaluate(parameters) -> Evaluation` and `state` are optional.
 
-    `state`, a dict of arrays that the client keeps from round to round, goes into checkpoints.
+    `state`, a dict of arrays that the client keeps from round to round, goes into checkpoints. On Flower's engines only
+    arrays of shape (d,) do, under names that `state` has from the start or that the attribute `state_names` lists.
     """
 
     def fit(self, parameters: Vector, round: int) -> ClientUpdate:  # noqa: A002  # the published protocol
@@ -64,6 +65,8 @@ class SimulatedClient:
     """Held out, everybody's: the coordinator evaluates on it."""
     label_skew: float = 0.0
     state: dict[str, Any] = field(default_factory=dict[str, Any])
+    state_names: ClassVar = ("momentum", "control")
+    """All that local training keeps."""
 
     def fit(self, parameters: Vector, round: int, control: Vector | None = None) -> ClientUpdate:  # noqa: A002
         """Local SGD. `control` is SCAFFOLD's c, which the server sends along."""

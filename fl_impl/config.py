@@ -8,16 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from fl_impl.aggregators import resolve as resolve_aggregator
-from fl_impl.attacks import resolve as resolve_attack
 from fl_impl.common.counts import floor_of, tolerated
 from fl_impl.common.extras import require
 from fl_impl.common.specs import nearest, parse
-from fl_impl.compression import resolve as resolve_compression
-from fl_impl.data import partition
-from fl_impl.training.server_optimizers import server_optimizer
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
@@ -116,26 +111,40 @@ class FLConfig(BaseModel):
     @field_validator("aggregation")
     @classmethod
     def _an_aggregator(cls, given: Any) -> Any:
-        resolve_aggregator(given)
+        _rule(given)
         return given
 
     @field_validator("attack")
     @classmethod
     def _an_attack(cls, given: Any) -> Any:
         if given is not None:
-            resolve_attack(given)
+            from fl_impl.attacks import resolve  # noqa: PLC0415  # names are looked up where one is given, here and below
+
+            resolve(given)
         return given
 
-    @field_validator("partition", "server_optimizer")
+    @field_validator("partition")
     @classmethod
-    def _a_spec(cls, given: str, info: ValidationInfo) -> str:
-        (partition if info.field_name == "partition" else server_optimizer).bind(given)
+    def _a_partition(cls, given: str) -> str:
+        from fl_impl.data.partitions import partition  # noqa: PLC0415  # as above
+
+        partition.bind(given)
+        return given
+
+    @field_validator("server_optimizer")
+    @classmethod
+    def _a_server_optimizer(cls, given: str) -> str:
+        from fl_impl.training.server_optimizers import server_optimizer  # noqa: PLC0415  # as above
+
+        server_optimizer.bind(given)
         return given
 
     @field_validator("compression")
     @classmethod
     def _a_compression(cls, given: str) -> str:
-        resolve_compression(given)
+        from fl_impl.compression import resolve  # noqa: PLC0415  # as above
+
+        resolve(given)
         return given
 
     @model_validator(mode="after")
@@ -148,7 +157,7 @@ class FLConfig(BaseModel):
     @cached_property
     def rule(self) -> Aggregator:
         """The aggregator."""
-        return resolve_aggregator(self.aggregation)
+        return _rule(self.aggregation)
 
     @cached_property
     def protection(self) -> Protection | None:
@@ -201,6 +210,12 @@ class FLConfig(BaseModel):
     def load(cls, path: str | Path, **changes: Any) -> FLConfig:
         """Read a .toml, .yaml, .yml or .json file; keywords replace what it says. Raises ValueError for another ending."""
         return cls(**{**read_settings(Path(path)), **changes})
+
+
+def _rule(given: Any) -> Aggregator:
+    from fl_impl.aggregators import resolve  # noqa: PLC0415  # as above
+
+    return resolve(given)
 
 
 def describe(given: Any) -> str:

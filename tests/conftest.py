@@ -24,7 +24,7 @@ import pytest_fl.plugin
 import pytest_fl.plugin.summary
 import pytest_fl.reporting.page
 
-pytest_fl.checks.all_checks()  # a check's module is imported when it is looked up, and brings SciPy
+list(pytest_fl.checks.all_checks())  # a check's module is imported when it is looked up, and brings SciPy
 
 pytest_plugins = ["pytester"]
 

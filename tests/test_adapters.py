@@ -287,14 +287,15 @@ def test_claims_of_the_wrong_kind_are_refused(claim, said):
         as_subject(trimmed_mean, **claim)
 
 
-def test_an_adapter_is_one_decorated_function(monkeypatch):
-    monkeypatch.setitem(ADAPTERS, __name__, ADAPTERS["fl_impl"])  # undone afterwards
+def test_an_adapter_is_one_decorated_function():
+    with ADAPTERS.scoped():
 
-    @adapter(__name__)
-    def of_this_module(rule):
-        return Subject(name="adapted", call=rule) if rule is trimmed_mean else None
+        @adapter(__name__)
+        def of_this_module(rule):
+            return Subject(name="adapted", call=rule) if rule is trimmed_mean else None
 
-    assert as_subject(trimmed_mean).name == "adapted"
+        assert as_subject(trimmed_mean).name == "adapted"
+
     assert as_subject(functools.partial(trimmed_mean)).name != "adapted"
     assert as_subject(torch_only).container == "torch"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,9 @@ def test_all_rules_of_the_design_are_there():
     for name, rule in ALL.items():
         assert getattr(aggregators, name) is rule
         assert rule.source
-    assert {*ALL, *PRE} <= set(aggregators.__all__) == {n for n in aggregators.__all__ if hasattr(aggregators, n)}
+    assert {*ALL, *PRE} <= set(dir(aggregators)) == {name for name in dir(aggregators) if hasattr(aggregators, name)}
+    with pytest.raises(AttributeError, match="no attribute 'krom'; did you mean 'krum'"):
+        aggregators.krom  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -109,14 +113,12 @@ def test_wrong_names(wrong, message):
 
 
 @pytest.fixture
-def registered():
-    before = dict(ALL)
-    yield
-    ALL.clear()
-    ALL.update(before)
+def scoped():
+    with ALL.scoped():
+        yield
 
 
-@pytest.mark.usefixtures("registered")
+@pytest.mark.usefixtures("scoped")
 def test_a_new_rule_is_one_decorated_function():
     @aggregator(
         by="distances", kappa=lambda n, f, *, power=2: power * n / (n - 2 * f), symmetries={"permutation"}, source="here"
@@ -130,10 +132,18 @@ def test_a_new_rule_is_one_decorated_function():
     x = np.random.default_rng(0).normal(size=(7, 3))
     assert resolve("nnm|inverse_distances(power=1)")(x, f=2).shape == (3,)
     assert inverse_distances(power=3).kappa(10, 2) == 5
-    with pytest.raises(ValueError, match="two rules are called 'inverse_distances'"):
-        aggregator()(inverse_distances.rule)
+    here = re.escape(f"{__name__}:test_a_new_rule_is_one_decorated_function.<locals>.inverse_distances")
+    with pytest.raises(ValueError, match=f"an aggregator named 'inverse_distances' stands in {here} already"):
+        aggregator()(taken)
     with pytest.raises(ValueError, match="no symmetry is called 'rotations'; did you mean 'rotation'"):
         aggregator(symmetries={"rotations"})(lambda x, f: x[f])
+
+
+def taken(x, f):
+    return x[f]
+
+
+taken.__name__ = "inverse_distances"
 
 
 def test_a_pre_aggregator_of_ones_own():

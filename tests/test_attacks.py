@@ -253,6 +253,7 @@ def test_pipes_put_stages_in_order() -> None:
         ("sign_flip(skale=2)", "did you mean 'scale'"),
         ("zero(1)", "at most 0 options"),
         (7, "expected an attack"),
+        ("fl_impl.attacks:ALL", "expected an attack"),
         ("fl_impl.attacks:nothing", "no attribute"),
     ],
 )
@@ -262,12 +263,15 @@ def test_wrong_specs_say_what_is_right(wrong: object, message: str) -> None:
 
 
 def test_a_new_attack_is_one_decorated_function() -> None:
-    @attack(source="this test", knowledge="omniscient")
-    def shout(honest: np.ndarray, f: int, rng: np.random.Generator, *, loud: float = 2.0) -> np.ndarray:
-        """loud times the sum."""
-        del rng
-        return np.repeat(loud * honest.sum(0, keepdims=True), f, axis=0)
+    with ALL.scoped():
 
+        @attack(source="this test", knowledge="omniscient")
+        def shout(honest: np.ndarray, f: int, rng: np.random.Generator, *, loud: float = 2.0) -> np.ndarray:
+            """loud times the sum."""
+            del rng
+            return np.repeat(loud * honest.sum(0, keepdims=True), f, axis=0)
+
+        assert resolve("shout(loud=3)").options == {"loud": 3}
     np.testing.assert_allclose(shout(loud=3.0)(HONEST, 1, rng())[0], 3 * HONEST.sum(0), rtol=1e-5)
     assert (shout.summary, shout.spec) == ("loud times the sum.", "shout")
 

@@ -11,7 +11,7 @@ from sound import SOUND
 from fl_impl.aggregators import ALL
 from pytest_fl import verify
 from pytest_fl.adapters import containers
-from pytest_fl.checks import Bound, all_checks, check
+from pytest_fl.checks import CHECKS, Bound, all_checks, check
 from pytest_fl.reporting import current
 from pytest_fl.reporting.results import Row
 from pytest_fl.subjects.profiles import PROFILES
@@ -186,15 +186,13 @@ def test_a_check_of_ones_own():
         longest = np.linalg.norm(round_.updates.astype(float), axis=1).max()
         return Bound(float(np.linalg.norm(rule(round_.updates, round_.f))), float(longest) * (1 + 1e-6))
 
-    check(stays_small)
-    try:
+    with CHECKS.scoped():
+        check(stays_small)
         (row,) = verify(SOUND["krum_first_of_ties"][0], checks=["stays_small"], profile="quick").rows
         assert row.outcome == "passed"
         assert row.claim == "No result is longer than the longest update."
         (row,) = verify(lambda updates, f: 2 * updates[0], checks=["stays_small"], profile="quick").rows
         assert row.outcome == "failed"
-    finally:
-        del all_checks()["stays_small"]
 
 
 def test_a_check_needs_a_claim():

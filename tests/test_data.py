@@ -166,14 +166,11 @@ def test_natural_partitions_keep_people_together() -> None:
 
 
 def test_a_new_partition_is_one_decorated_function() -> None:
-    @partition
-    def everything_to_the_last(data: Dataset, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-        order = rng.permutation(len(data))
-        return [*order[: num_clients - 1, None], order[num_clients - 1 :]]
+    with partition.scoped():
 
-    try:
+        @partition
+        def everything_to_the_last(data: Dataset, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+            order = rng.permutation(len(data))
+            return [*order[: num_clients - 1, None], order[num_clients - 1 :]]
+
         assert deal(DIGITS, 3, "everything_to_the_last", 0).sizes == (1, 1, 1795)
-        with pytest.raises(ValueError, match="exists already"):
-            partition(everything_to_the_last)
-    finally:
-        del partition._functions["everything_to_the_last"]

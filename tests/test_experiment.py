@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from fl_impl import FLMetrics
 from fl_impl.experiment.grid import Comparison, Grid, run_grid
@@ -184,3 +186,16 @@ def test_without_typer_the_extra_is_named(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ended.returncode == 1
     assert 'pip install "pytest-fl[cli]"' in ended.stderr
+
+
+def test_aggregate_writes_the_rule_of_the_files() -> None:
+    paths = [f"client-{i}.safetensors" for i in range(5)]
+    for i, path in enumerate(paths):
+        save_file({"w": np.full(3, 1000 if i == 4 else i, np.float32)}, path)
+    code, output = invoke(
+        "aggregate", *paths, "--rule", "coordinate_median", "--byzantine", "1", "--output", "global.safetensors"
+    )
+    assert code == 0, output
+    assert load_file("global.safetensors")["w"].tolist() == [2, 2, 2]
+    code, output = invoke("aggregate", *paths, "--rule", "signguard", "--byzantine", "1", "--output", "other.safetensors")
+    assert (code, Path("other.safetensors").exists()) == (2, False), output

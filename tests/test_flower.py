@@ -20,11 +20,12 @@ from fl_impl.aggregators import ALL, resolve
 from fl_impl.common.randomness import generator
 from fl_impl.flower import RobustStrategy, byzantine_mod, run_app
 from fl_impl.flower.backend import portable
+from fl_impl.flower.decoder import unpacked
 from fl_impl.flower.fleet import Fleet
 from fl_impl.flower.inline import inline
 from fl_impl.flower.mod import byzantine_clients
 from fl_impl.flower.node import client_app
-from fl_impl.flower.records import form_of, unpacked
+from fl_impl.flower.records import form_of
 from fl_impl.rounds.stages import train
 
 D = 7
@@ -283,7 +284,7 @@ def test_mod_refuses(settings, match):
 def test_integers_and_doubles_survive():
     record = ArrayRecord([np.arange(3), np.array([0.1], np.float64), np.float16([1.5])])
     form = form_of(record)
-    again = form.record(form.vector(record))
+    again = form.record(form.read(record))
     for name, before in record.items():
         assert again[name].dtype == before.dtype
         np.testing.assert_array_equal(again[name].numpy(), before.numpy())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fl_impl import ClientUpdate, FLMetrics
-from fl_impl.lora import MODES, LoRAFLAdapter, make_text_clients
+from fl_impl.lora import MODES, LoRAFLAdapter, aggregate_states, make_text_clients
 from fl_impl.lora.adapter import HELD_OUT
 from fl_impl.lora.text import hamlet
 
@@ -204,3 +204,37 @@ def test_clients_hold_what_they_say_in_two_parts():
 def test_clients_that_cannot_be_made_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         make_text_clients(**options)
+
+
+def test_mixed_ranks_in_which_nobody_trains_change_nothing():
+    """FlexLoRA on products as they stand forgets: of ranks 2, 2, 8, 8 every singular value beyond the second is halved."""
+    adapter = new(rank=8)
+    rng = np.random.default_rng(1)
+    once = echoes(
+        *(lambda start: ClientUpdate(rng.normal(size=start.shape).astype(np.float32) * 0.1, 10, 1.0) for _ in range(4))
+    )
+    adapter.federated_fit(once, 1, judged=128)
+    before = [product[0] for product in adapter.adapter.products()]
+    idle = echoes(*(lambda start: ClientUpdate(np.zeros_like(start), 10, 1.0) for _ in range(4)))
+    for aggregation in ("flexlora", "krum", "nnm|geometric_median"):
+        adapter.federated_fit(idle, 2, aggregation=aggregation, ranks=[2, 2, 8, 8], byzantine_fraction=0.25, judged=128)
+    for product, then in zip(adapter.adapter.products(), before, strict=True):
+        np.testing.assert_allclose(product[0], then, atol=1e-5)
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [1, 1, 1, 1], [1, -1, 1], [1, np.nan, 1], [0, 0, 0], ["a", 1, 1]])
+def test_counts_that_are_not_one_for_each_adapter_are_refused(counts):
+    rng = np.random.default_rng(2)
+    states = [{"q.lora_A.weight": rng.normal(size=(2, 5)), "q.lora_B.weight": rng.normal(size=(4, 2))} for _ in range(3)]
+    with pytest.raises(ValueError, match="expected 3 finite, non-negative sample counts"):
+        aggregate_states(states, counts=counts)
+
+
+@pytest.mark.parametrize("mode", ["flora", "fedex"])
+def test_what_is_added_to_the_weights_of_every_client_is_counted_as_sent(mode):
+    clients = make_text_clients(num_clients=3)
+    adapter = new(rank=2)
+    metrics = adapter.federated_fit(clients, 1, aggregation=mode, **QUICK)
+    shapes = adapter._adapted.shapes
+    rank = 3 * 2 + (2 if mode == "fedex" else 0)  # the stacked factors, and for fedex those of the mean beside them
+    assert metrics.final.bytes_down >= 3 * 4 * (sum((2 + rank) * (shape.m + shape.k) for shape in shapes))

@@ -21,7 +21,7 @@ MODULES = {
 }
 
 
-DEEPEST = 18
+DEEPEST = 11
 """Modules in the longest chain of imports at load time."""
 
 

@@ -123,6 +123,9 @@ class Aggregator:
     """(Geometry, f, *, options) -> (n,) weights, where the rule is a combination that distances alone decide."""
     ranks: Callable[..., Ranks] | None = None
     """(n, f, *, options) -> Ranks, where the rule is that in each coordinate."""
+    by_columns: Callable[[int, int, Callable[[], Geometry]], Callable[[Matrix], Any]] | None = None
+    """(n, f, geometry: () -> Geometry over all columns) -> the rule on some columns, where `ranks` and `weighing` do not
+    say it."""
     selective: bool = False
     """Whether it takes some updates, or values, and leaves others: then their order may decide between equals."""
     defended: bool = True

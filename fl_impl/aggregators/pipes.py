@@ -118,6 +118,7 @@ def piped(before: PreAggregator, after: Aggregator) -> Aggregator:
         "; ".join(filter(None, (before.source, after.source))),
         keywords=_joined(before.keywords, after.keywords),
         weighing=_weighing(before, after),
+        by_columns=_by_columns(before, after),
         selective=after.selective,
         defended=after.defended,
         native=after.native,
@@ -192,6 +193,24 @@ def _weighing(before: PreAggregator, after: Aggregator) -> Callable[[Geometry, i
         return after.weigh(geometry.mixed(mixing), f) @ mixing
 
     return weigh
+
+
+def _by_columns(before: PreAggregator, after: Aggregator) -> Callable[..., Callable[[Matrix], Any]] | None:
+    """As `_after_mixing`, on columns: distances over all of them give the mixing, once."""
+    if before.mixing is None or (after.ranks is None and after.by_columns is None):
+        return None
+
+    def prepare(n: int, f: int, geometry: Callable[[], Geometry]) -> Callable[[Matrix], Any]:
+        asked = functools.cache(geometry)
+        mixing = _told(before.mixing, before, {})(n, f, asked)
+        blindly = asked.cache_info().misses == 0
+        if after.by_columns is not None:
+            inner = after.by_columns(len(mixing), f, lambda: asked().mixed(mixing))
+            return lambda x: inner(combine_rows(mixing, x))
+        ranks = _told(after.ranks, after, {})(len(mixing), f)
+        return lambda x: mean_of_ranks(combine_rows(mixing, x), ranks) if blindly else mean_of_ranks(x, ranks, mixing)
+
+    return prepare
 
 
 def _told(function: Callable[..., Any] | None, of: Aggregator | PreAggregator, context: Context) -> Callable[..., Any]:

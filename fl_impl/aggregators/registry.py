@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fl_impl.aggregators.base import (
     SYMMETRIES,
@@ -20,19 +20,18 @@ from fl_impl.aggregators.pipes import PreAggregator
 from fl_impl.aggregators.ranks import Ranks, mean_of_ranks
 from fl_impl.aggregators.screening import measured
 from fl_impl.common import specs
+from fl_impl.common.registry import Registry
 from fl_impl.common.specs import nearest
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.inputs import Matrix
     from fl_impl.aggregators.kernels import Geometry
 
-Made = TypeVar("Made", Aggregator, PreAggregator)
-
-ALL: Final[dict[str, Aggregator]] = {}
+RULES: Final = "fl_impl.aggregators.rules"
+ALL: Final[Registry[Aggregator]] = Registry("an aggregator", package=RULES, group="pytest_fl.aggregators")
 """Every rule by its name."""
-PRE: Final[dict[str, PreAggregator]] = {}
+PRE: Final[Registry[PreAggregator]] = Registry("a pre-aggregator", package=RULES, group="pytest_fl.pre_aggregators")
 """Every pre-aggregator by its name."""
-
 
 ALIASES: Final = {
     "fedavg": "mean",
@@ -54,6 +53,7 @@ def aggregator(
     selective: bool = False,
     defended: bool = True,
     weighing: Callable[..., Weights] | None = None,
+    by_columns: Callable[..., Callable[[Any], Any]] | None = None,
 ) -> Callable[[Callable[..., Any]], Aggregator]:
     """Register a function under its name as a rule, with its claims.
 
@@ -61,8 +61,8 @@ def aggregator(
     by="distances": it is `weigh(geometry, f, *, options) -> (n,)`, the weights of the updates in the result.
     by="ranks": it is `ranks(n, f, *, options) -> (low, high)`; the result is, in each coordinate, the mean of the
     sorted values number low to high - 1. Or -> (low, high, keep): the mean of the `keep` values nearest to that mean.
-    Claims that depend on options are functions that take those by keyword. `selective`, `defended` and `weighing` are
-    as in Aggregator.
+    Claims that depend on options are functions that take those by keyword. `selective`, `defended`, `weighing` and
+    `by_columns` are as in Aggregator.
     """
 
     def register(function: Callable[..., Any]) -> Aggregator:
@@ -71,10 +71,12 @@ def aggregator(
         made = Aggregator(
             function.__name__, rule, kappa, min_clients, claimed, source, exact, Keywords.of(function),
             weighing=function if by == "distances" else weighing, ranks=function if by == "ranks" else None,
+            by_columns=by_columns,
             selective=selective, defended=defended,
         )  # fmt: skip
         _check_names(made.symmetries)
-        return _registered(made, ALL)
+        ALL.enter(made.name, made, function)
+        return made
 
     return register
 
@@ -105,7 +107,8 @@ def pre_aggregator(
             mixing=function if by == "mixing" else None,
         )  # fmt: skip
         _check_names(made.preserves)
-        return _registered(made, PRE)
+        PRE.enter(made.name, made, function)
+        return made
 
     return register
 
@@ -143,13 +146,6 @@ def _check_names(symmetries: Iterable[str]) -> None:
             raise ValueError(f"no symmetry is called {name!r}{nearest(name, SYMMETRIES)}")
 
 
-def _registered(made: Made, registry: dict[str, Made]) -> Made:
-    if made.name in registry:
-        raise ValueError(f"two rules are called {made.name!r}: give one of them another name")
-    registry[made.name] = made
-    return made
-
-
 def resolve(what: object) -> Aggregator:
     """The aggregator that a spec, an object, or a plain function `(updates, f) -> (d,)` stands for.
 
@@ -161,7 +157,7 @@ def resolve(what: object) -> Aggregator:
     if isinstance(what, str):
         *before, last = [part.strip() for part in specs.split(what, "|")]
         return functools.reduce(lambda after, pre: _pre_aggregator(pre, what) | after, reversed(before), _rule(last))
-    if callable(what) and not isinstance(what, PreAggregator):
+    if callable(what) and not isinstance(what, PreAggregator | Registry):
         return Aggregator(_import_path(what), what, native=True)
     raise ValueError(
         'expected an aggregator: a spec such as "krum" or "nnm|trimmed_mean", an Aggregator, or a function '
@@ -176,8 +172,8 @@ def _rule(text: str) -> Aggregator:
     if spec.name in PRE:
         raise ValueError(f'{spec.name} is a pre-aggregator and needs a rule after it: "{text}|trimmed_mean"')
     known: dict[str, Aggregator | str] = {**ALL, **ALIASES}
-    found = specs.lookup(spec.name, known, "an aggregator")
-    return resolve(found).configured(**_options(spec))
+    chosen = specs.lookup(spec.name, known, "an aggregator")
+    return resolve(chosen).configured(**_options(spec))
 
 
 def _pre_aggregator(text: str, whole: str) -> PreAggregator:
@@ -189,7 +185,7 @@ def _pre_aggregator(text: str, whole: str) -> PreAggregator:
     spec = specs.parse(text)
     if spec.name in ALL or spec.name in ALIASES:
         raise ValueError(f"{spec.name} is a rule and ends a pipe; in {whole!r} more comes after it")
-    return specs.lookup(spec.name, PRE, "a pre-aggregator").configured(**_options(spec))
+    return PRE[spec.name].configured(**_options(spec))
 
 
 def _is_import_path(text: str) -> bool:

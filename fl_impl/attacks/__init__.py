@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
-from fl_impl.attacks import adaptive, data, learnt, mimicry, min_max, protocol, updates
-from fl_impl.attacks.base import Attack, attack
-from fl_impl.attacks.registry import ALL, resolve
+from fl_impl.attacks.base import Attack
+from fl_impl.attacks.registry import ALL, attack, resolve
+
+if TYPE_CHECKING:
+    ByzantineAttack: Any
+    """The names of ALL as an enum, made at first use: `ByzantineAttack.SIGN_FLIP` is the string that `resolve` reads."""
 
 __all__ = ["ALL", "Attack", "ByzantineAttack", "attack", "resolve"]
 
-for _module in (updates, min_max, mimicry, adaptive, data, learnt, protocol):
-    ALL.update({made.name: made for made in vars(_module).values() if isinstance(made, Attack)})
-ByzantineAttack = StrEnum("ByzantineAttack", {name.upper(): name for name in ALL})
-"""The names of ALL as an enum: `ByzantineAttack.SIGN_FLIP`; each is the string that `resolve` reads."""
+
+def __getattr__(name: str) -> Any:
+    if name != "ByzantineAttack":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = StrEnum(name, {attack.upper(): attack for attack in ALL}, module=__name__)
+    return globals()[name]

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from fl_impl.attacks.base import Array, Attack, attack
-from fl_impl.attacks.registry import ALL, resolve
+from fl_impl.attacks.base import Array, Attack
+from fl_impl.attacks.registry import ALL, attack, resolve
 from fl_impl.attacks.updates import direction, mean_of, spread_of
 
 Rule = Callable[[Array], Array]

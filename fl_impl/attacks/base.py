@@ -145,25 +145,6 @@ class Attack:
         return f"<Attack {self.spec}>"
 
 
-def attack(
-    *,
-    kind: Kind = "update",
-    knowledge: Knowledge = "omniscient",
-    source: str,
-    factor: str | None = None,
-    goal: Callable[..., Dataset] | None = None,
-    before: Attack | None = None,
-) -> Callable[[Callable[..., Any]], Attack]:
-    """Make an attack of a function, under the function's name; its keyword-only parameters are its options."""
-
-    def make(function: Callable[..., Any]) -> Attack:
-        return Attack(
-            function.__name__, kind, function, knowledge, source, factor, goal, before, default_before=before is not None
-        )
-
-    return make
-
-
 def stand_in(honest: Array, f: int) -> Array:
     """(f, d): what f attackers may have sent had they been honest, where nobody says: honest rows, in turn."""
     return honest[np.arange(f) % len(honest)]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from fl_impl.attacks.base import attack
+from fl_impl.attacks.registry import attack
 from fl_impl.data.labelled import Array, Dataset
 
 

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from fl_impl.attacks.base import Array, attack
+from fl_impl.attacks.base import Array
 from fl_impl.attacks.data import backdoor, label_flip
+from fl_impl.attacks.registry import attack
 from fl_impl.attacks.updates import mean_of, repeated
 
 

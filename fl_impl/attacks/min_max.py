@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from fl_impl.attacks.base import Array, attack
+from fl_impl.attacks.base import Array
+from fl_impl.attacks.registry import attack
 from fl_impl.attacks.updates import direction, mean_of, repeated, spread_of
 
 Direction = Literal["std", "unit", "sign"]

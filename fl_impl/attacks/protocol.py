@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_impl.attacks.base import attack
+from fl_impl.attacks.registry import attack
 
 
 @attack(kind="protocol", knowledge="own", source="count inflation against weighted averaging (McMahan et al. 2017 weights)")

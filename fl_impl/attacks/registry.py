@@ -1,14 +1,44 @@
-"""Attacks by name: the table of all of them, and `resolve`, from a spec to the attack it stands for."""
+"""Attacks by name: the decorator that enters one, and `resolve`, from a spec to the attack it stands for."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
-from fl_impl.attacks.base import Attack
-from fl_impl.common.specs import import_attribute, lookup, parse, split
+from fl_impl.attacks.base import Attack, Kind, Knowledge
+from fl_impl.common.registry import Registry
+from fl_impl.common.specs import import_attribute, parse, split
 
-ALL: Final[dict[str, Attack]] = {}
+if TYPE_CHECKING:
+    from fl_impl.data.labelled import Dataset
+
+ALL: Final[Registry[Attack]] = Registry("an attack", package="fl_impl.attacks", group="pytest_fl.attacks")
 """Every attack by name."""
+
+
+def attack(
+    *,
+    kind: Kind = "update",
+    knowledge: Knowledge = "omniscient",
+    source: str,
+    factor: str | None = None,
+    goal: Callable[..., Dataset] | None = None,
+    before: Attack | None = None,
+) -> Callable[[Callable[..., Any]], Attack]:
+    """Register a function as an attack under its own name; its keyword-only parameters are its options.
+
+    kind "update": `attack(honest: (n-f, d), f, rng) -> (f, d)`; "data": `attack(data, rng) -> data`; "protocol":
+    `attack(update, rng) -> update or None`. The rest is as in Attack. Raises ValueError where the name is taken.
+    """
+
+    def register(function: Callable[..., Any]) -> Attack:
+        made = Attack(
+            function.__name__, kind, function, knowledge, source, factor, goal, before, default_before=before is not None
+        )
+        ALL.enter(made.name, made, function)
+        return made
+
+    return register
 
 
 def resolve(chosen: Any) -> Attack:
@@ -25,7 +55,7 @@ def resolve(chosen: Any) -> Attack:
         for stage in stages[1:]:
             whole |= stage
         return whole
-    if callable(chosen):
+    if callable(chosen) and not isinstance(chosen, Registry):
         return Attack(getattr(chosen, "__name__", type(chosen).__name__), "update", chosen, source="the user's own")
     raise ValueError(f"expected an attack: a name, an Attack or a function (honest, f, rng); got {chosen!r}")
 
@@ -34,8 +64,8 @@ def _stage(text: str) -> Attack:
     if ":" in text and "(" not in text:
         return resolve(import_attribute(text))
     spec = parse(text)
-    found = lookup(spec.name, ALL, "an attack")
-    options = list(found.known_options)
+    chosen = ALL[spec.name]
+    options = list(chosen.known_options)
     if len(spec.arguments) > len(options):
-        raise ValueError(f"{found.name} takes at most {len(options)} options, got {text!r}")
-    return found.configured(**dict(zip(options, spec.arguments, strict=False)), **spec.options)
+        raise ValueError(f"{chosen.name} takes at most {len(options)} options, got {text!r}")
+    return chosen.configured(**dict(zip(options, spec.arguments, strict=False)), **spec.options)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fl_impl.attacks.base import Array, attack, stand_in
+from fl_impl.attacks.base import Array, stand_in
+from fl_impl.attacks.registry import attack
 
 
 def mean_of(honest: Array) -> Array:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fl_impl.common.registry import Registry
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,17 +53,17 @@ class Codec(Protocol):
         ...
 
 
-CODECS: Final[dict[str, Callable[..., Codec]]] = {}
+CODECS: Final[Registry[Callable[..., Codec]]] = Registry("a codec", package="fl_impl.compression", group="pytest_fl.codecs")
 """The codecs by name."""
 
 T = TypeVar("T", bound=Any)
 
 
 def codec(name: str) -> Callable[[T], T]:
-    """Enter a codec, or a function that makes one, under a name."""
+    """Enter a codec, or a function that makes one, under a name. Raises ValueError where it is taken."""
 
     def enter(make: T) -> T:
-        CODECS[name] = make
+        CODECS.enter(name, make)
         return make
 
     return enter

@@ -11,7 +11,7 @@ from fl_impl.common.randomness import generator
 from fl_impl.common.registry import Registry
 from fl_impl.data.labelled import Array, Dataset
 
-partition: Registry[Any] = Registry("a partition")
+partition: Registry[Any] = Registry("a partition", package="fl_impl.data", group="pytest_fl.partitions")
 """Functions (data, num_clients, rng) -> list of row arrays; those decorated with it are known by their names."""
 DRAWS: Final = 100
 """How often a partition that left a client without data is drawn anew."""

@@ -13,7 +13,7 @@ import numpy as np
 from fl_impl.common.registry import Registry
 from fl_impl.data.labelled import Array, Dataset
 
-dataset: Registry[Any] = Registry("a data set")
+dataset: Registry[Any] = Registry("a data set", package="fl_impl.data", group="pytest_fl.datasets")
 """Functions () -> Dataset; those decorated with it are known by their names."""
 
 

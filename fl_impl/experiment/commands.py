@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_impl.common.specs import split
+from fl_impl.experiment.aggregate import aggregate
 from fl_impl.experiment.console import console, last, picture, plan, present, progress, status, stored
 from fl_impl.experiment.grid import Grid, run_grid
 from fl_impl.experiment.lora import lora
@@ -22,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Federated learning under attack.", pretty_exceptions_enable=False
 )
 app.command()(lora)
+app.command()(aggregate)
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="A .toml, .yaml or .json file of settings.", exists=True)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")]

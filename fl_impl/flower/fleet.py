@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from fl_impl.clients import ClientUpdate
+from fl_impl.flower.decoder import packed, unpacked
 from fl_impl.flower.node import CLAIMS, kept, restore
-from fl_impl.flower.records import header_of, unpacked
+from fl_impl.flower.pulling import pull
+from fl_impl.flower.replies import REASON
 from fl_impl.rounds.admission import Admitted, Reasons, admit
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Fleet:
         control: Vector | None = None,
         timeout: float | None = None,
     ) -> Admitted:
-        """Everybody's sound update; why the others have none is written to `rejected`."""
+        """Everybody's sound update; why the others have none, in 200 characters at most, is written to `rejected`."""
         if not self.nodes:
             self.nodes = self.joined()
         rejected |= {client: "its node never joined" for client in trainees if client not in self.nodes}
@@ -75,7 +77,11 @@ class Fleet:
                 answers[client] = read(client, trainees[client], replies.get(client), len(parameters), rejected)
             except ValueError as error:
                 rejected[client] = str(error)
-        return admit(answers, len(parameters), round_number, rejected)
+            except Exception as error:  # noqa: BLE001  # a reply that finds a way around the checks must not end the run
+                rejected[client] = f"malformed: {type(error).__name__}: {error}"
+        admitted = admit(answers, len(parameters), round_number, rejected)
+        rejected |= {client: reason[:REASON] for client, reason in rejected.items()}
+        return admitted
 
     def joined(self) -> dict[int, int]:
         """Client -> node, of the nodes that say which partition they have; it waits until all are there, up to JOINING."""
@@ -105,7 +111,7 @@ class Fleet:
         self, client: int, trainee: Any, parameters: Vector, round_number: int, control: Vector | None, timeout: float | None
     ) -> Message:
         """What a client is asked."""
-        arrays = {"parameters": Array(parameters)} | ({} if control is None else {"control": Array(control)})
+        arrays = {"parameters": packed(parameters)} | ({} if control is None else {"control": packed(control)})
         poison = "" if trainee is self.clients[client] else self.poison()
         told: dict[str, Any] = {"server-round": round_number, "poison": poison, "seed": self.seed, "timeout": timeout or 0.0}
         content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(told), "state": kept(trainee)})
@@ -133,7 +139,7 @@ class Fleet:
         replies: dict[int, Message] = {}
         deadline, pause = time.monotonic() + patience, PAUSE / 32
         while True:
-            for reply in self.grid.pull_messages([name for name, whom in ids.items() if whom not in replies]):
+            for reply in pull(self.grid, [name for name, whom in ids.items() if whom not in replies]):
                 whom = ids.get(reply.metadata.reply_to_message_id)
                 if whom is not None:
                     replies.setdefault(whom, reply)
@@ -149,20 +155,29 @@ def read(client: int, trainee: Any, reply: Message | None, d: int, rejected: Rea
     if reply is None:
         raise ValueError("timed out: no reply from its node")
     if reply.has_error():
-        raise ValueError(reply.error.reason)
+        raise ValueError(str(reply.error.reason)[:REASON])
     content: Any = reply.content
     kinds: dict[str, Any] = {"arrays": ArrayRecord, "metrics": MetricRecord, "state": ArrayRecord}
     wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
     if wrong or set(content["arrays"]) != {"delta"}:
         raise ValueError(f"garbage: expected {', '.join(kinds)} with one array, got {sorted(content)[:5]}")
-    delta = content["arrays"]["delta"]
-    shape, _, _ = header_of(delta)
-    if shape != (d,):
-        raise ValueError(f"wrong shape: expected ({d},), got {shape}")
-    row = unpacked(delta, shape)
+    row = unpacked(content["arrays"]["delta"], (d,))
     if isinstance(content.get("note"), ConfigRecord) and content["note"].get("note"):
-        rejected[client] = str(content["note"]["note"])[:200]
-    if hasattr(trainee, "state"):  # a client that keeps nothing cannot store things on the server
-        restore(trainee, {name: unpacked(array, (d,)) for name, array in content["state"].items()})
+        rejected[client] = str(content["note"]["note"])
+    remember(client, trainee, content["state"], d, rejected)
     claims = {name: content["metrics"].get(name) for name in CLAIMS}
     return ClientUpdate(row, **claims)
+
+
+def remember(client: int, trainee: Any, state: ArrayRecord, d: int, rejected: Reasons) -> None:
+    """Keep what a client wants to keep, as (d,) arrays, under names that it was sent or that its class declares.
+
+    Whatever else it sends is dropped with a note: a node must not be able to store things on the server.
+    """
+    if not hasattr(trainee, "state"):
+        return
+    known = {*trainee.state, *getattr(trainee, "state_names", ())}
+    strange = [name for name in state if name not in known]
+    if strange:
+        rejected[client] = f"its state {strange[0][:40]!r} is not kept: its class declares it in no state_names"
+    restore(trainee, {name: unpacked(state[name], (d,)) for name in state if name in known})

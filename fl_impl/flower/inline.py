@@ -67,11 +67,11 @@ class InlineGrid(Grid):  # pyright: ignore[reportUntypedBaseClass]  # unknown on
     def answer(self, message: Message) -> str:
         """The id of a message, after its node's reply was put into `waiting`."""
         sent = through_the_wire(message)
+        message.metadata.__dict__["_message_id"] = sent.metadata.message_id  # as Flower's grids do when they push
         try:
-            reply = self.client_app(sent, self.contexts[message.metadata.dst_node_id])
+            reply = through_the_wire(self.client_app(sent, self.contexts[message.metadata.dst_node_id]))
         except Exception as error:  # noqa: BLE001  # as Flower does: whatever a ClientApp raises is its reply
-            reply = Message(Error(RAISED, f"{type(error)}:<'{error}'>"), reply_to=sent)
-        reply = through_the_wire(reply)
+            reply = through_the_wire(Message(Error(RAISED, f"{type(error)}:<'{error}'>"), reply_to=sent))
         self.heard(message, reply)
         self.waiting[sent.metadata.message_id] = reply
         return sent.metadata.message_id

@@ -9,7 +9,7 @@ from logging import INFO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.supercore import log
 
 from fl_impl.aggregators import resolve as resolve_rule
@@ -17,7 +17,8 @@ from fl_impl.attacks import resolve
 from fl_impl.clients import ClientUpdate
 from fl_impl.common.randomness import generator
 from fl_impl.config import byzantine_count
-from fl_impl.flower.records import Floats, Form, form_of, unpacked
+from fl_impl.flower.decoder import packed, unpacked
+from fl_impl.flower.records import Floats, Form, form_of
 
 if TYPE_CHECKING:
     from fl_impl.attacks import Attack
@@ -141,11 +142,14 @@ class Saboteur:
         return (0, 1) if int.from_bytes(drawn[:8], "big") < fraction * 2**64 else None
 
     def sabotaged(self, message: Message, reply: Message, context: Context, place: tuple[int, int], number: int) -> Message:
-        """The reply with the attacker's arrays and claims."""
+        """The reply with the attacker's arrays and claims; integers and bool stay those that it trained."""
         key, arrays = arrays_of(reply.content)
         form = form_of(arrays)
+        trained = form.read(arrays)
+        if not form.floating:
+            raise ValueError("byzantine_mod changes floating point numbers, and the arrays of this app's clients hold none")
         origin = sent_vector(form, message.content)
-        own = form.vector(arrays) - origin
+        own = form.vector(trained, form.floating) - origin
         memory = recalled(context)
         crafted = self.crafted(own, memory, place, number)
         claimed_in, claimed = claim_of(reply.content, self.weighted_by)
@@ -155,8 +159,8 @@ class Saboteur:
         if update is None:
             return Message(Error(REFUSED, "it sends nothing"), reply_to=message)
         with np.errstate(over="ignore", invalid="ignore"):
-            forged = form.record(origin + update.delta)
-        reply.content[key] = forged
+            trained |= form.parted(origin + update.delta, form.floating)
+        reply.content[key] = form.record(trained)
         if claimed_in is not None:
             claimed_in[self.weighted_by] = update.num_samples
         return reply
@@ -198,9 +202,9 @@ def arrays_of(content: RecordDict) -> tuple[str, ArrayRecord]:
 def sent_vector(form: Form, content: RecordDict) -> Floats:
     """(d,): the global model that the message brought; 0 where its arrays are others than the reply's."""
     try:
-        return form.vector(arrays_of(content)[1])
+        return form.vector(form.read(arrays_of(content)[1]), form.floating)
     except ValueError:
-        return np.zeros(form.d, form.dtype)
+        return np.zeros(form.d, form.dtype(form.floating))
 
 
 def claim_of(content: RecordDict, key: str) -> tuple[MetricRecord | None, int]:
@@ -215,10 +219,9 @@ def claim_of(content: RecordDict, key: str) -> tuple[MetricRecord | None, int]:
 def recalled(context: Context) -> dict[str, Any]:
     """What the attacker kept."""
     record = context.state.array_records.get(MEMORY, ArrayRecord())
-    return {name: unpacked(array, tuple(array.shape)) for name, array in record.items()}
+    return {name: unpacked(array) for name, array in record.items()}
 
 
 def remember(context: Context, memory: dict[str, Any]) -> None:
     """Keep arrays for the next round."""
-    arrays = {name: Array(np.ascontiguousarray(value)) for name, value in memory.items() if np.size(value)}
-    context.state[MEMORY] = ArrayRecord(arrays)
+    context.state[MEMORY] = ArrayRecord({name: packed(value) for name, value in memory.items() if np.size(value)})

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_impl.attacks import resolve
 from fl_impl.clients import ClientUpdate, SimulatedClient
-from fl_impl.flower.records import header_of, unpacked
+from fl_impl.flower.decoder import packed, unpacked
 from fl_impl.rounds.admission import Reasons, as_row, message_fault
 from fl_impl.rounds.attackers import Assault
 from fl_impl.rounds.stages import ask
@@ -81,7 +81,7 @@ def answer(client: Any, message: Message) -> Message:
     claims = {name: getattr(update, name, None) for name in CLAIMS}
     metrics = MetricRecord({name: plain(value) for name, value in claims.items() if value is not None})
     note = ConfigRecord({"note": faults.get(0, "")})
-    arrays = ArrayRecord({"delta": Array(np.ascontiguousarray(row))})
+    arrays = ArrayRecord({"delta": packed(row)})
     sent = RecordDict({"arrays": arrays, "metrics": metrics, "state": kept(client), "note": note})
     return Message(sent, reply_to=message)
 
@@ -112,7 +112,7 @@ def plain(value: Any) -> int | float:
 
 def numbers(record: Any) -> dict[str, Any]:
     """name -> array, read-only. Raises ValueError where an array is malformed."""
-    return {name: unpacked(array, header_of(array)[0]) for name, array in record.items()}
+    return {name: unpacked(array) for name, array in record.items()}
 
 
 def restore(client: Any, arrays: Mapping[str, Any]) -> None:
@@ -124,4 +124,4 @@ def restore(client: Any, arrays: Mapping[str, Any]) -> None:
 
 def kept(client: Any) -> ArrayRecord:
     """What a client keeps from round to round."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in getattr(client, "state", {}).items()})
+    return ArrayRecord({name: packed(value) for name, value in getattr(client, "state", {}).items()})

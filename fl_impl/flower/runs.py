@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fl_impl.common.specs import import_attribute
 from fl_impl.flower.inline import RUN, ClientCall, inline
 from fl_impl.flower.mod import byzantine_mod, round_of
+from fl_impl.flower.replies import REASON
 
 ROUNDS: Final = "num-server-rounds"
 """The run-config key of Flower's templates for the number of rounds."""
@@ -111,7 +112,7 @@ class Watch:
             self.rounds.add(round_of(message))
         if reply.has_error():
             where = self.errors.setdefault(round_of(message), {})
-            where[self.partitions[message.metadata.dst_node_id]] = str(reply.error.reason)
+            where[self.partitions[message.metadata.dst_node_id]] = str(reply.error.reason)[:REASON]
 
     def attacked(self, call: ClientCall, mod: Any) -> ClientCall:
         """The ClientApp with the mod around it."""

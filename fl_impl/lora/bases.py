@@ -37,7 +37,7 @@ class Base:
     """Whether its weights are packed into 4 bits, so that nothing can be added to them."""
 
 
-named: Registry[Any] = Registry("a base model")
+named: Registry[Any] = Registry("a base model", group="pytest_fl.base_models")
 """Functions (options of from_pretrained) -> Base by name."""
 
 

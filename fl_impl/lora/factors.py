@@ -54,6 +54,16 @@ class Factors:
         pairs = zip(self.padded(rank).modules, other.padded(rank).modules, strict=True)
         return Factors(tuple(Module(*map(np.concatenate, zip(one, two, strict=True))) for one, two in pairs))
 
+    def minus(self, other: Factors) -> Factors:
+        """The differences of the products, client by client: [B_i, -C_i] [A_i; D_i], of the sum of the two ranks."""
+        pairs = zip(self.modules, other.modules, strict=True)
+        return Factors(
+            tuple(
+                Module(np.concatenate([one.up, -two.up], axis=1), np.concatenate([one.down, two.down], axis=1))
+                for one, two in pairs
+            )
+        )
+
     def padded(self, rank: int) -> Factors:
         """The same products with factors of that rank, which is no lower."""
         more = rank - self.rank

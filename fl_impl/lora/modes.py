@@ -9,6 +9,7 @@ from typing import Final, Literal
 import numpy as np
 
 from fl_impl.aggregators import Aggregator, resolve
+from fl_impl.common.registry import Registry
 from fl_impl.common.specs import nearest, split
 from fl_impl.lora.factors import Array, Factors, Module, Shape, zeros
 from fl_impl.lora.product import Reals, refactored, stack
@@ -61,7 +62,7 @@ class Mode:
         return self.claim == "mean"
 
 
-MODES: Final[dict[str, Mode]] = {}
+MODES: Final[Registry[Mode]] = Registry("a LoRA mode", group="pytest_fl.lora_modes")
 """All of them by name."""
 
 
@@ -73,13 +74,15 @@ def mode(
     restarts: bool = False,
     mixed_ranks: bool = False,
 ) -> Callable[[Callable[[Factors, Reals, int], Merged]], Mode]:
-    """Register `merge(clients, weights (n,), rank)` under its name. The weights sum to 1; all products have scale 1."""
+    """Register `merge(clients, weights (n,), rank)` under its name. The weights sum to 1; all products have scale 1.
+
+    Raises ValueError where the name is taken.
+    """
 
     def register(merge: Callable[[Factors, Reals, int], Merged]) -> Mode:
-        if merge.__name__ in MODES:
-            raise ValueError(f"two modes are called {merge.__name__!r}: give one of them another name")
-        MODES[merge.__name__] = Mode(merge.__name__, merge, claim, trains, restarts, mixed_ranks, source)
-        return MODES[merge.__name__]
+        made = Mode(merge.__name__, merge, claim, trains, restarts, mixed_ranks, source)
+        MODES.enter(made.name, made, merge)
+        return made
 
     return register
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators import ALL
 from fl_impl.aggregators.kernels import Geometry
 from fl_impl.aggregators.kernels.geometry import symmetric
+from fl_impl.aggregators.registry import ALL
 from fl_impl.lora.factors import Factors, Module
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ def weigh(rule: Aggregator, gram: Reals, f: int, counts: npt.ArrayLike | None = 
     """
     n = len(gram) - 1
     if rule.name == "mean":
-        shares = np.asarray(np.ones(n) if counts is None else counts, np.float64)
-        if not shares.sum() > 0:
-            raise ValueError("the claimed numbers of samples are all 0: there is no mean by them")
-        return np.append(shares / shares.sum(), 0.0)
+        return np.append(shares(counts, n), 0.0)
     if rule.weighing is not None:
         return np.append(rule.weigh(geometry(gram[:n, :n]), f), 0.0)
     if "rotation" in rule.symmetries and not rule.keywords.required:
@@ -73,6 +70,20 @@ def weigh(rule: Aggregator, gram: Reals, f: int, counts: npt.ArrayLike | None = 
         f'one of {", ".join(product_rules())}, alone or after "nnm|". With space="factors" it runs on the factors '
         "themselves, where the same products written otherwise give another result"
     )
+
+
+def shares(counts: npt.ArrayLike | None, n: int) -> Reals:
+    """(n,): each client's share of all samples, equal where nobody counts. Raises ValueError for counts that are none."""
+    if counts is None:
+        return np.full(n, 1 / n)
+    try:
+        claimed = np.asarray(counts, np.float64)
+    except (TypeError, ValueError):
+        claimed = np.full(0, np.nan)
+    if claimed.shape != (n,) or not np.isfinite(claimed).all() or (claimed < 0).any() or not claimed.any():
+        raise ValueError(f"expected {n} finite, non-negative sample counts, one for each adapter and not all 0; got {counts!r}")
+    scaled = claimed / claimed.max()  # first, so that no sum overflows
+    return scaled / scaled.sum()
 
 
 def product_rules() -> list[str]:

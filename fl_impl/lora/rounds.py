@@ -109,10 +109,17 @@ def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan
     advance(adapted, state, done.merged)
     return RoundResult(
         number, math.nan, math.nan, done.variance, len(arrived.ids), tuple(sorted(attackers)), rejected,
-        bytes_up=bytes_up + done.bytes_up, bytes_down=plain_bytes(d) * len(clients), epsilon=epsilon,
+        bytes_up=bytes_up + done.bytes_up, bytes_down=(plain_bytes(d) + residual_bytes(done.merged)) * len(clients),
+        epsilon=epsilon,
         noise=plan.guard.source if plan.guard else "", deviation=done.deviation, f=done.f,
         train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan, seconds=time.perf_counter() - began,
     )  # fmt: skip
+
+
+def residual_bytes(merged: Merged) -> int:
+    """What every client is sent beside the adapter, so that its base weights are the server's: the stacked factors."""
+    residual = merged.residual
+    return 0 if residual is None else plain_bytes(sum(up[0].size + down[0].size for up, down in residual.modules))
 
 
 def begin(adapted: Adapted, state: State, plan: Plan, n: int, number: int) -> Any:
@@ -184,12 +191,17 @@ def aggregate(
     if plan.space == "factors" or plan.summed:
         return by_factors(adapted, state, admitted, plan, attackers, f)
     sent = unflat(starts[list(admitted.ids)] + admitted.deltas.astype(np.float64), adapted.shapes, adapted.rank, adapted.scale)
-    everything = sent.beside(server_start(adapted, server, plan))
+    mixed = plan.ranks is not None and not plan.mode.restarts
+    if mixed:  # each began with its own cut of the server's adapter: what it learnt is what is not in that
+        began = unflat(starts[list(admitted.ids)], adapted.shapes, adapted.rank, adapted.scale)
+        sent = sent.minus(began)
+    everything = sent.beside(zeros(adapted.shapes, adapted.rank) if mixed else server_start(adapted, server, plan))
     products = gram(everything)
     counts = np.ones(n) if plan.guard and "weights" in plan.guard.hidden else admitted.counts
     weights = weigh(plan.rule, products, f, counts)
     honest = np.append([client not in attackers for client in admitted.ids], False)
-    return Aggregated(plan.mode.merge(everything, weights, adapted.rank), f, *product_spread(products, weights, honest))
+    merging = (everything.beside(server), np.append(weights, 1.0)) if mixed else (everything, weights)
+    return Aggregated(plan.mode.merge(*merging, adapted.rank), f, *product_spread(products, weights, honest))
 
 
 def server_start(adapted: Adapted, server: Factors, plan: Plan) -> Factors:

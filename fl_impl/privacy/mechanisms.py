@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fl_impl.common.registry import Registry
 from fl_impl.privacy.accounting import Budget, calibrate, spent_epsilon
 from fl_impl.privacy.analytic import gaussian_epsilon, gaussian_noise
 from fl_impl.privacy.clipping import check_bound, clip, shorten
@@ -64,17 +65,17 @@ class Mechanism(Protocol):
         ...
 
 
-MECHANISMS: Final[dict[str, Any]] = {}
+MECHANISMS: Final[Registry[Any]] = Registry("a privacy mechanism", package="fl_impl.privacy", group="pytest_fl.mechanisms")
 """The mechanisms by name."""
 
 T = TypeVar("T", bound=type)
 
 
 def mechanism(name: str) -> Callable[[T], T]:
-    """Enter a mechanism under a name."""
+    """Enter a mechanism under a name. Raises ValueError where it is taken."""
 
     def enter(cls: T) -> T:
-        MECHANISMS[name] = cls
+        MECHANISMS.enter(name, cls)
         return cls
 
     return enter

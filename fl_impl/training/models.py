@@ -24,7 +24,7 @@ from fl_impl.training.parameters import Layout, Vector, layout_of, to_vector
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SMALL: Final = 1_000_000
-model: Registry[Any] = Registry("a model")
+model: Registry[Any] = Registry("a model", group="pytest_fl.models")
 """Functions (data) -> torch module; those decorated with it are known by their names."""
 
 

@@ -12,7 +12,7 @@ from fl_impl.common.registry import Registry
 
 Array = npt.NDArray[np.float64]
 State = Mapping[str, Array]
-server_optimizer: Registry[Any] = Registry("a server optimizer")
+server_optimizer: Registry[Any] = Registry("a server optimizer", group="pytest_fl.server_optimizers")
 """Functions (aggregate (d,), state) -> (step (d,), new state); state is {} in the first round."""
 
 

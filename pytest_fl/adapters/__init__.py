@@ -1,6 +1,7 @@
 """Anybody's aggregator as a subject: `as_subject`, and one small module a library.
 
-An adapter is one function, `@adapter("package")`, in a module of this folder.
+An adapter is one function, `@adapter("package")`, in a module of this folder, or of another distribution that names it
+as an entry point in the group `pytest_fl.adapters`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
 from pytest_fl.adapters import ours
@@ -19,9 +18,6 @@ from pytest_fl.adapters.registry import adapted, adapter
 from pytest_fl.subjects.subject import Subject
 
 __all__ = ["adapter", "as_subject", "command"]
-
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")  # importing registers its adapter
 
 Kappa = Callable[[int, int], float]
 

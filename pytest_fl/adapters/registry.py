@@ -8,6 +8,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, TypeVar
 
+from fl_impl.common.registry import Registry
 from pytest_fl.adapters.signatures import fixed_in
 from pytest_fl.subjects.subject import Subject
 
@@ -15,7 +16,7 @@ Adapter = Callable[[Any], Subject | None]
 """Takes what a user handed over; None where it is not one of the package's rules after all."""
 A = TypeVar("A", bound=Adapter)
 
-ADAPTERS: Final[dict[str, Adapter]] = {}
+ADAPTERS: Final[Registry[Adapter]] = Registry("an adapter", package="pytest_fl.adapters", group="pytest_fl.adapters")
 """Package -> the adapter of its rules."""
 
 
@@ -23,10 +24,11 @@ def adapter(package: str) -> Callable[[A], A]:
     """Register the function below as the adapter of all functions, classes and objects that `package` defines.
 
     It also gets subclasses that a user derived from the package's classes, and `functools.partial` of any of them.
+    Raises ValueError where the package has another adapter.
     """
 
     def register(function: A) -> A:
-        ADAPTERS[package] = function
+        ADAPTERS.enter(package, function)
         return function
 
     return register

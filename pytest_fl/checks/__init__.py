@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, overload
+
+from fl_impl.common.registry import Registry
 
 if TYPE_CHECKING:
     from pytest_fl.subjects.guard import Rule
@@ -58,11 +59,8 @@ class Check:
     """Whether nothing else is worth trying where this fails."""
 
 
-CHECKS: Final[dict[str, Check]] = {}
+CHECKS: Final[Registry[Check]] = Registry("the name of a check", package="pytest_fl.checks", group="pytest_fl.checks")
 """All checks by name, in the order in which they run."""
-
-
-BUILT_IN: Final = ("contract", "robustness", "definition", "symmetry", "hostile")
 
 
 def everybody(subject: Subject) -> str:
@@ -94,8 +92,8 @@ def check(
     """Register `judge(rule, round) -> Bound | None` as a check of that name, tried on every rule from now on.
 
     The first line of its docstring is the claim. `rounds(rule, profile)` gives the rounds (the general corpus where not
-    given), `needs(subject)` a reason why the claim does not apply. Raises ValueError for a name that is taken by another
-    module, or a judge with no docstring.
+    given), `needs(subject)` a reason why the claim does not apply. Raises ValueError for a name that is taken, or a judge
+    with no docstring.
     """
 
     def register(judge: Judge) -> Judge:
@@ -103,10 +101,7 @@ def check(
         claim = (inspect.getdoc(judge) or "").split("\n")[0]
         if not claim:
             raise ValueError(f"check {name!r} needs a docstring: its first line is the claim that a failure prints")
-        taken = CHECKS.get(name)
-        if taken is not None and taken.judge.__module__ != judge.__module__:
-            raise ValueError(f"a check named {name!r} exists already, in {taken.judge.__module__}; choose another name")
-        CHECKS[name] = Check(name, claim, judge, rounds or _general, needs, search, adversary, gate)
+        CHECKS.enter(name, Check(name, claim, judge, rounds or _general, needs, search, adversary, gate), judge)
         return judge
 
     return register if judge is None else register(judge)
@@ -118,8 +113,6 @@ def _general(rule: Rule, profile: Profile) -> Iterator[Round]:
     yield from corpus.clouds_and_colluders(rule, profile)
 
 
-def all_checks() -> dict[str, Check]:
-    """The built-in checks and those registered since, in order."""
-    for module in BUILT_IN:
-        import_module(f"{__name__}.{module}")  # importing registers
+def all_checks() -> Mapping[str, Check]:
+    """Every check of rules by name, those of other distributions included, in the order in which they run."""
     return CHECKS

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Final, TypeVar, get_args
 
 import numpy as np
 
+from fl_impl.common.registry import Registry
 from pytest_fl.checks import Bound
 from pytest_fl.subjects.parts import Part
 
@@ -31,8 +31,7 @@ class Audit:
     """Why the part does not claim this; empty where it does."""
 
 
-MODULES: Final = ("privacy", "compression", "secure_aggregation", "lora")
-AUDITS: Final[dict[str, Audit]] = {}
+AUDITS: Final[Registry[Audit]] = Registry("a check of a part", package="pytest_fl.checks", group="pytest_fl.part_checks")
 """All of them by name, in the order in which they run."""
 
 
@@ -46,9 +45,7 @@ def audited(kind: type[P], *, needs: Callable[[P], str] = lambda part: "") -> Ca
         name, claim = judge.__name__, (inspect.getdoc(judge) or "").split("\n")[0]
         if not claim:
             raise ValueError(f"check {name!r} needs a docstring: its first line is the claim that a failure prints")
-        if name in AUDITS and AUDITS[name].judge.__module__ != judge.__module__:
-            raise ValueError(f"a check named {name!r} exists already, in {AUDITS[name].judge.__module__}; choose another")
-        AUDITS[name] = Audit(name, kind, claim, judge, needs)
+        AUDITS.enter(name, Audit(name, kind, claim, judge, needs), judge)
         return judge
 
     return register
@@ -56,8 +53,6 @@ def audited(kind: type[P], *, needs: Callable[[P], str] = lambda part: "") -> Ca
 
 def audits_of(part: Part) -> list[Audit]:
     """The checks of this kind of part. Raises ValueError for what is none."""
-    for module in MODULES:
-        import_module(f"pytest_fl.checks.{module}")  # importing registers
     found = [audit for audit in AUDITS.values() if isinstance(part, audit.kind)]
     if not found:
         raise ValueError(f"expected a {', '.join(kind.__name__ for kind in get_args(Part))}; got {type(part).__name__}")

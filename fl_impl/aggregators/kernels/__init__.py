@@ -13,13 +13,13 @@ chooses between the two, and looks again where a number ran out of the range of 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fl_impl.aggregators.inputs import is_tensor
-from fl_impl.aggregators.kernels import on_arrays
 from fl_impl.aggregators.kernels.arrays import FloatArray
 from fl_impl.aggregators.kernels.formulas import NearestMean, RankMean
 from fl_impl.aggregators.kernels.geometry import FARTHEST, Geometry
@@ -117,6 +117,14 @@ def _path(x: Matrix) -> ModuleType:
         from fl_impl.aggregators.kernels import on_tensors  # noqa: PLC0415  # a tensor is there, so torch is loaded
 
         return on_tensors
+    return _on_arrays()
+
+
+@cache
+def _on_arrays() -> ModuleType:
+    """The path of numpy arrays, imported by the first that takes it."""
+    from fl_impl.aggregators.kernels import on_arrays  # noqa: PLC0415  # so no rule's import waits for every kernel's
+
     return on_arrays
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -94,7 +95,14 @@ def _can_generate(wanted: str) -> bool:
         raise ValueError(f'{VARIABLE} must be "numpy" or "generated"; got {wanted!r}')
     found = find_spec("llvmlite") is not None
     if wanted == "generated" and not found:
-        raise ImportError(f'{VARIABLE}=generated needs llvmlite: pip install "pytest-fl[fast]"')
+        raise ImportError(f"{VARIABLE}=generated needs llvmlite, which does not import here: pip install llvmlite")
+    if not found and not wanted:
+        warnings.warn(
+            "llvmlite is not installed, so kernels run on numpy, several times slower: pip install llvmlite, or set "
+            f"{VARIABLE}=numpy",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return found and wanted != "numpy"
 
 

@@ -37,6 +37,7 @@ def _mean_kappa(n: int, f: int) -> float:
     source="McMahan et al. 2017 (arXiv:1602.05629)",
     defended=False,
     weighing=_equal_weights,
+    by_columns=lambda n, f, geometry: lambda x: combine(np.full(n, 1 / n), x),  # noqa: ARG005  # distances say nothing
 )  # fmt: skip
 def mean(x: Matrix, f: int, *, weights: Any = None) -> Any:
     """sum_i w_i x_i / sum_i w_i, where w_i are claimed sample counts, or equal: no defence against any f > 0.

@@ -1,0 +1,1 @@
+"""Aggregation of updates that lie in files and need not fit into memory: `aggregate_files`."""

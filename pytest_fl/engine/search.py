@@ -45,7 +45,19 @@ def search(rule: Rule, check: Check, profile: Profile) -> Finding:
         return Finding(Bound(0.0, 0.0), None, 0, "not run: its first round takes longer than all the time for this check")
     if check.search and worst.bound.holds and not slow:
         worst = _fuzz(rule, check, profile, worst)
-    return worst if worst.note or not worst.bound.holds else replace(worst, note=grid(rule).note)
+    return worst if worst.note or not worst.bound.holds else replace(worst, note=_note(rule, check))
+
+
+def _note(rule: Rule, check: Check) -> str:
+    """What was left out of the rounds; on the gate's row also what the rule refuses though its claims admit it."""
+    found = grid(rule)
+    if not check.gate:
+        return found.note
+    notes = [f"tried at {found.tried}", found.note]
+    if found.refused and rule.subject.rule is not None:
+        pair = next(iter(found.refused))
+        notes.append(f"it refuses {len(found.refused)} pairs (n, f) that its claims admit, such as {pair}: state min_clients=")
+    return "; ".join(filter(None, notes))
 
 
 def _corpus(rule: Rule, check: Check, profile: Profile) -> Finding:
@@ -111,27 +123,32 @@ def _stored(rule: Rule, check: Check) -> Iterator[Round]:
             except (ValueError, OSError, EOFError, zipfile.BadZipFile):
                 continue  # not ours, or half written by a run that was killed
             mine = known.get("subject") == rule.subject.name or folder.name == "rounds"
-            if mine and known.get("check") == check.name and rule.subject.takes(round_.n, round_.f):
+            if mine and known.get("check") == check.name and rule.takes(round_.n, round_.f):
                 yield round_
 
 
 def _shrunk(rule: Rule, check: Check, worst: Finding) -> Finding:
     if rule.hung or worst.round is None:
         return worst
-    reason = worst.bound.reason
+    kind = _kind(worst.bound)
 
     def still_fails(round_: Round) -> bool:
         bound = judge(rule, check, round_)
-        return bound is not None and not bound.holds and bool(bound.reason) == bool(reason)
+        return bound is not None and not bound.holds and _kind(bound) == kind
 
     try:
-        small = shrink(worst.round, still_fails, rule.subject.takes)
+        small = shrink(worst.round, still_fails, rule.takes)
         bound = judge(rule, check, small)
     except OutOfTime:
         return worst
     if bound is None or bound.holds:  # the rule changes its mind: show what was seen first
         return worst
     return replace(worst, bound=bound, round=small)
+
+
+def _kind(bound: Bound) -> str:
+    """What sort of failure it is: an exception of this type, a result of this shape, or a value. Shrinking keeps to it."""
+    return " ".join(bound.reason.split(":")[0].split()[:2]) if bound.reason.startswith(("raised", "returned")) else "value"
 
 
 def _fuzz(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Finding:

@@ -40,6 +40,13 @@ class Session:
 
         Raises ValueError where the target cannot be called in any way.
         """
+        before = traces.snapshot()
+        try:
+            return self._started()
+        finally:
+            traces.restore(before)
+
+    def _started(self) -> tuple[str, str]:
         with warming_up(self.profile.warm_up_seconds):
             if self.witness is not None:
                 self.witness.calls()
@@ -55,7 +62,9 @@ class Session:
         return subject.name, subject.details.get("path", "") if isinstance(subject, Subject) else ""
 
     def _rule(self, subject: Subject) -> Rule:
-        return Rule(subject, self.profile.call_seconds, witness=self.witness)
+        claims = self.target.claims
+        heeds = True if claims.get("claims") is not None and claims.get("min_clients") is None else None
+        return Rule(subject, self.profile.call_seconds, heeds=heeds, witness=self.witness)
 
     def examine(self, check: Check | Audit, expected: str | None, seconds: float) -> Row:
         """The row of one check, which may take so many seconds; the state of the process is as before."""
@@ -64,6 +73,7 @@ class Session:
         if self.witness is not None:
             self.witness.clear()
         if isinstance(self.judged, Rule):
+            self.judged.cache["state"] = before
             self.judged.deadline = time.monotonic() + seconds
             self.judged.stop = self.judged.deadline + max(2 * seconds, self.profile.call_seconds)
         profile = replace(self.profile, check_seconds=seconds)

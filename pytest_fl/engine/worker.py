@@ -71,10 +71,11 @@ def serve(session: Session, requests: int, replies: int, output: int) -> None:
 def _settle(output: int) -> None:
     """A session, an output, a signal table and a size of files of its own."""
     os.setsid()
+    streams = {(found.st_dev, found.st_ino) for found in map(os.fstat, (1, 2))}
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    _leave_the_run_alone()
+    _leave_the_run_alone(streams)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), write_through=True)
@@ -93,13 +94,14 @@ def _settle(output: int) -> None:
     guard.isolate()
 
 
-def _leave_the_run_alone() -> None:
+def _leave_the_run_alone(streams: set[tuple[int, int]]) -> None:
     """Put nothing behind the descriptors that are pytest's own: its terminal, its capture, xdist's channel."""
     nothing = os.open(os.devnull, os.O_RDWR)
-    for number, known in current.DESCRIPTORS.items():
+    for number in map(int, os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else current.DESCRIPTORS:  # noqa: PTH112, PTH208
         with contextlib.suppress(OSError):
             found = os.fstat(number)
-            if number > 2 and (found.st_dev, found.st_ino) == known:
+            identity = found.st_dev, found.st_ino
+            if number > 2 and (identity in streams or identity == current.DESCRIPTORS.get(number)):
                 os.dup2(nothing, number)
     os.close(nothing)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DESCRIPTORS: Final[dict[int, tuple[int, int]]] = {}
-"""Descriptors that were open when the plugin was loaded, by device and inode: the terminal, pytest's capture, xdist's channel."""
+"""Descriptors that were open when the plugin was loaded, by device and inode: terminal, pytest's capture, xdist's channel."""
 FOLDER: Final = ".pytest_fl"
 ROW: Final = "fl_row"
 """The user property of an item that carries a `Row` as JSON: public, survives xdist, printed in JUnit."""

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pytest_fl.subjects.subject import majority
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -72,6 +74,10 @@ class Rule:
     hung: bool = False
     cache: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     """What is found out once for each subject: the admissible (n, f)."""
+    heeds: bool | None = None
+    """Whether it may refuse (n, f) by itself: None where nobody said how many clients it needs."""
+    least: dict[int, int] = field(default_factory=lambda: dict[int, int]())
+    """f -> the smallest n that it was seen to take, where it refuses smaller ones."""
     witness: Witness | None = None
     """Who is told of each round and call, where another process watches."""
     deadline: float = math.inf
@@ -83,6 +89,16 @@ class Rule:
     def late(self) -> bool:
         """Whether the time of the check that is running is up."""
         return time.monotonic() > self.deadline
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether a ValueError or AssertionError at too small an n is a refusal, and no failure."""
+        return self.subject.min_clients is majority if self.heeds is None else self.heeds
+
+    def takes(self, n: int, f: int) -> bool:
+        """Whether (n, f) is admissible, by what is claimed and by what it was seen to refuse."""
+        needed = max((least for known, least in self.least.items() if known <= f), default=0)
+        return n >= needed and self.subject.takes(n, f)
 
     def begins(self, round_: Round) -> None:
         """A round is about to be judged."""

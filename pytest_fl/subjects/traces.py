@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import locale
 import logging
 import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -150,6 +152,62 @@ def snapshot() -> dict[str, Any]:
         with contextlib.suppress(Exception):  # a rule may have closed, replaced or broken what is read
             state[probe.name] = probe.read()
     return state
+
+
+RESOURCES: Final = ("open descriptors", "running threads", "child processes")
+"""What a first call may start and keep, and a second one must not start again."""
+
+
+def observe(call: Callable[[], object]) -> str:
+    """Call twice; what it printed and which state it changed, in a sentence: empty where it left no trace.
+
+    The global generators are moved first to where no rule's seed puts them.
+    """
+    _stir()
+    with heard() as said:
+        states = [snapshot()]
+        for _ in range(2):
+            call()
+            states.append(snapshot())
+    settings = [name for name in changed(states[0], states[1]) if name not in RESOURCES]
+    resources = [name for name in changed(states[1], states[2]) if name in RESOURCES]
+    sentences = [f"printed {text!r}" for text in said] + [f"changed {name}" for name in (*settings, *resources)]
+    return ", ".join(sentences)
+
+
+def _stir() -> None:
+    random.seed(0x5EED)
+    np.random.seed(0x5EED)  # noqa: NPY002  # it is the global one that is looked at
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "manual_seed"):
+        torch.manual_seed(0x5EED)
+
+
+HEARD: Final = 60
+"""Characters of what was printed that are told."""
+
+
+@contextlib.contextmanager
+def heard() -> Generator[list[str]]:
+    """What is written to descriptors 1 and 2 in the meantime, by Python or by anything else: one text, or nothing."""
+    said = list[str]()
+    streams, saved = (sys.stdout, sys.stderr), (os.dup(1), os.dup(2))
+    with tempfile.TemporaryFile() as file:
+        try:
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+            sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
+            sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), write_through=True)
+            yield said
+        finally:
+            sys.stdout, sys.stderr = streams
+            for number, kept in zip((1, 2), saved, strict=True):
+                os.dup2(kept, number)
+                os.close(kept)
+            file.seek(0)
+            text = file.read(4 * HEARD).decode(errors="replace")[:HEARD]
+            if text:
+                said.append(text)
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -124,7 +124,7 @@ class Rule:
     def attempt(self, call: Callable[[], Any]) -> Any:
         """What the call returns, within the time limit; Misbehaved tells what else it did."""
         if self.hung:
-            raise Hung("not called again: an earlier call did not return")
+            raise Hung(self.cache.get("hung", "not called again: an earlier call did not return"))
         if time.monotonic() > self.stop:
             raise OutOfTime
         self.calls += 1
@@ -134,8 +134,9 @@ class Rule:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
                 return _in_this_process(lambda: within(max(self.call_seconds, patience()), call))
-        except Hung:
+        except Hung as finding:
             self.hung = True
+            self.cache["hung"] = str(finding)
             raise
         except (Misbehaved, OutOfTime):
             raise

@@ -61,7 +61,10 @@ class FLConfig(BaseModel):
     client_momentum: float = Field(0.0, ge=0, lt=1)
     """beta of v <- beta v + (1 - beta) g, kept from round to round."""
     client_timeout: float | None = Field(None, gt=0)
-    """Seconds that a client of the user's own may take."""
+    """Seconds that the clients of the user's own may take in a round, all together."""
+    client_workers: int | None = Field(None, ge=1)
+    """How many clients of the user's own are asked at the same time, each in a thread; 32 where None. 1 is one after
+    another, for clients that share what threads may not."""
     server_optimizer: str = "sgd"
     """"sgd(learning_rate=1.0, momentum=0.9)", "adam" or "yogi": see fl_impl.training.server_optimizers."""
 
@@ -156,7 +159,7 @@ class FLConfig(BaseModel):
 
     @cached_property
     def rule(self) -> Aggregator:
-        """The aggregator."""
+        """The aggregator that `aggregation` stands for."""
         return _rule(self.aggregation)
 
     @cached_property

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fl_impl.attacks import resolve
+from fl_impl.common.counts import floor_of
 from fl_impl.metrics import LATEST, FLMetrics, RoundResult
-from fl_impl.rounds.admission import Admitted, Reasons, replaced, stacked
-from fl_impl.rounds.attackers import Assault
-from fl_impl.rounds.checkpoints import RunState, load_state, save_state
-from fl_impl.rounds.context import Server
-from fl_impl.rounds.delivery import choose, combine, deliver, plain_bytes
-from fl_impl.rounds.evaluation import Ground, ground_of
-from fl_impl.rounds.stages import quorum, scaffold_control, spread, train
+from fl_impl.rounds.admission import Admitted, replaced
+from fl_impl.rounds.attackers import Attackers
+from fl_impl.rounds.checkpoints import load_state, save_state
+from fl_impl.rounds.context import RoundContext
+from fl_impl.rounds.evaluation import Setup, set_up
+from fl_impl.rounds.quorum import check_quorum, sampling_note
+from fl_impl.rounds.stages import choose, scaffold_control, spread, train
+from fl_impl.rounds.state import RunState
+from fl_impl.rounds.transport import combine, deliver, plain_bytes
 from fl_impl.training.server_optimizers import server_optimizer
 
 if TYPE_CHECKING:
@@ -40,63 +43,50 @@ class FederatedLearningCoordinator:
         self.metrics = FLMetrics(config.model_dump(mode="json"), notes=config.protection.notes if config.protection else ())
         self._given = parameters, evaluate
         self._optimize = server_optimizer.bind(config.server_optimizer)
-        self._ground: Ground | None = None
+        self._setup: Setup | None = None
         self._state: RunState | None = None
-        self._assault: Assault | None = None
-        self._train: Callable[..., Admitted] = train
+        self._attackers = Attackers()
+        self._engine: Callable[..., Admitted] = partial(train, workers=config.client_workers)
+        self._remote = False
         if config.attack is not None:
             fraction = config.byzantine_fraction if config.attack_fraction is None else config.attack_fraction
             when = config.attack_start, config.attack_stop
-            self._assault = Assault(resolve(config.attack), fraction, *when, seed=config.seed)
+            self._attackers = Attackers(resolve(config.attack), fraction, *when, seed=config.seed)
 
     def inject_attack(self, *, attack: Any, fraction: float, start: int = 1, stop: int | None = None) -> None:
         """From now on floor(fraction n) of the n clients attack, in rounds start to stop; it replaces another attack."""
-        self._assault = Assault(resolve(attack), fraction, start, stop, self.config.seed)
-        described = {"attack": self._assault.attack.spec, "attack_fraction": fraction, "attack_start": start}
+        self._attackers = Attackers(resolve(attack), fraction, start, stop, self.config.seed)
+        described = {"attack": self._attackers.spec, "attack_fraction": fraction, "attack_start": start}
         self.metrics.config.update(described, attack_stop=stop)
 
     def simulate_round(self, clients: Sequence[Any]) -> RoundResult:
         """Run the next round, from selection to the record of it.
 
-        Raises ValueError where fewer sound updates remain than the quorum or the aggregator needs, and
-        PrivacyBudgetError, which is one, before a round that the budget does not cover.
+        Raises QuorumError, a ValueError, where fewer sound updates come than min_clients or the rule needs for its f, and
+        PrivacyBudgetError, which is one too, before a round that the budget does not cover.
         """
         started = time.perf_counter()
-        ground, state = self._prepared(clients)
-        config, assault, number, d = self.config, self._assault, state.round + 1, len(state.parameters)
-        epsilon = config.protection.authorize(number) if config.protection else None
+        setup, state = self._prepared(clients)
+        config, guard, attackers, number = self.config, self.config.protection, self._attackers, state.round + 1
+        epsilon = guard.authorize(number) if guard else None
         chosen = choose(config, len(clients), number)
-        byzantine = assault.byzantine(len(clients), number).intersection(chosen) if assault else frozenset[int]()
-        trainees = {i: assault.trainee(clients[i], i) if assault and i in byzantine else clients[i] for i in chosen}
-
-        control, rejected = state.single.get("control"), Reasons()
-        with self._engine(clients):
-            trained = self._train(trainees, state.parameters, number, rejected, control=control, timeout=config.client_timeout)
+        f = config.tolerated(len(chosen), len(clients))
+        byzantine = attackers.among(chosen, len(clients), number)
+        context = RoundContext(config.rule, state, clients, config.seed, number, guard.hidden if guard else frozenset())
+        trained = self._trained(clients, attackers.trainees(clients, chosen, byzantine), state)
         honest, own = trained.parted(byzantine)
-        admitted = trained
-        hidden = config.protection.hidden if config.protection else frozenset[str]()
-        server = Server(state, clients, config.seed, number, hidden)
-        if assault and own.ids:
-            told = {"aggregate": self._preview(server, honest, own), "previous": state.single.get("previous")}
-            struck = assault.strike(honest, own, number, rejected, state.memory, **told)
-            admitted = replaced(trained, byzantine, struck)
-        arrived, bytes_up = deliver(config.protection, state, admitted, number, rejected)
-
-        f = quorum(config, arrived, rejected, number)
-        rule = functools.partial(self._aggregate, server, arrived)
-        aggregate, summed = combine(config.protection, state, arrived.deltas, number, rule, f)
-        server.remember(config.rule, arrived, aggregate)
+        messages = attackers.messages(honest, own, number, state.memory, **context.preview(honest, own, f))
+        arrived, bytes_up = deliver(guard, state, replaced(trained, byzantine, messages), number)
+        self._check_quorum(arrived, len(chosen), f, number)
+        aggregate, bytes_summed = combine(guard, state, arrived.deltas, number, context.bound(arrived), f)
+        context.remember(arrived, aggregate)
         self._advance(state, aggregate, len(arrived.ids), len(clients))
-
-        evaluation = ground.evaluate(state.parameters)
-        variance, deviation = spread(honest, aggregate)
+        evaluation, (variance, deviation) = setup.evaluate(state.parameters), spread(honest, aggregate)
         result = RoundResult(
-            number, evaluation.loss, evaluation.accuracy, variance, len(arrived.ids), tuple(sorted(byzantine)), rejected,
-            bytes_up=bytes_up + summed, bytes_down=plain_bytes(d) * len(chosen), epsilon=epsilon,
-            noise=config.protection.source if config.protection else "", deviation=deviation, f=f,
-            train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan,
-            attack_success=assault.success(ground, state.parameters) if assault else None,
-            seconds=time.perf_counter() - started,
+            number, evaluation.loss, evaluation.accuracy, variance, len(arrived.ids), tuple(sorted(byzantine)),
+            arrived.rejected, bytes_up + bytes_summed, plain_bytes(len(aggregate)) * len(chosen), epsilon,
+            time.perf_counter() - started, deviation, float(np.mean(honest.losses)) if honest.ids else math.nan,
+            attackers.success(setup, state.parameters), f, guard.source if guard else "",
         )  # fmt: skip
         self.metrics.rounds.append(result)
         return result
@@ -118,8 +108,9 @@ class FederatedLearningCoordinator:
         if resume and path is not None:
             self._resume(path, clients)
         _, state = self._prepared(clients)
-        self._write(path, clients)
-        with self._engine(clients):
+        if path is not None:  # before hours of training, not after: but what lies there stays until a round is done
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with self._backend(clients):
             while state.round < self.config.num_rounds:
                 result = self.simulate_round(clients)
                 self._write(path, clients)
@@ -128,22 +119,35 @@ class FederatedLearningCoordinator:
         return self.metrics
 
     @contextmanager
-    def _engine(self, clients: Sequence[Any]) -> Generator[None]:
+    def _backend(self, clients: Sequence[Any]) -> Generator[None]:
         """Train on the configured backend, for as long as this lasts; within another such, nothing changes."""
-        if self.config.backend == "local" or self._train is not train:
+        if self.config.backend == "local" or self._remote:
             yield
             return
         from fl_impl.flower import engine  # noqa: PLC0415  # flwr is imported where it is asked for
 
-        def poison() -> str:
-            return self._assault.attack.spec if self._assault else ""
-
-        with engine(self.config, clients, poison) as fleet:
-            self._train = fleet
+        local = self._engine
+        with engine(self.config, clients, lambda: self._attackers.spec) as fleet:
+            self._engine, self._remote = fleet, True
             try:
                 yield
             finally:
-                self._train = train
+                self._engine, self._remote = local, False
+
+    def _trained(self, clients: Sequence[Any], trainees: dict[int, Any], state: RunState) -> Admitted:
+        """The sound updates of those who train in this round."""
+        with self._backend(clients):
+            return self._engine(
+                trainees, state.parameters, state.round + 1, control=state.control, timeout=self.config.client_timeout
+            )
+
+    def _check_quorum(self, arrived: Admitted, asked: int, f: int, number: int) -> None:
+        """Raise QuorumError where too few came. An empty Poisson sample is none: its release is noise."""
+        config = self.config
+        if not asked and config.protection and config.protection.may_be_empty and config.min_clients <= 1:
+            return
+        least, where = config.min_clients, f"round {number}"
+        check_quorum(config.rule, len(arrived.ids), asked, f, arrived.rejected, min_clients=least, where=where)
 
     @property
     def parameters(self) -> np.ndarray:
@@ -152,44 +156,32 @@ class FederatedLearningCoordinator:
             raise ValueError("there is no global model before the first round: call simulate_round or run first")
         return self._state.parameters.copy()
 
-    def _prepared(self, clients: Sequence[Any]) -> tuple[Ground, RunState]:
-        """The ground of evaluation and the state, made for these clients in the first round."""
+    def _prepared(self, clients: Sequence[Any]) -> tuple[Setup, RunState]:
+        """Initial model, evaluation and state, made for these clients in the first round."""
         if not clients:
             raise ValueError("expected clients, got none: make_clients(config) makes them")
-        if self._ground is None:
-            self._ground = ground_of(self.config, clients, *self._given)
-            self._describe(clients, len(self._ground.initial))
+        if self._setup is None:
+            self._setup = set_up(self.config, clients, *self._given)
+            self._describe(clients, len(self._setup.initial))
         if self._state is None:
-            self._state = RunState(self._ground.initial.copy())
-        return self._ground, self._state
+            self._state = RunState(self._setup.initial.copy())
+        return self._setup, self._state
 
     def _describe(self, clients: Sequence[Any], d: int) -> None:
+        """Notes and figures that depend on the clients and the model."""
         if self.config.protection:
             self.metrics.notes += self.config.protection.about_noise(d)
+        self.metrics.notes += sampling_note(self.config, len(clients), max(1, floor_of(self.config.fraction_fit, len(clients))))
         if all(hasattr(client, "rows") and hasattr(client, "label_skew") for client in clients):
             self.metrics.clients = {
                 "samples": [len(client.rows) for client in clients],
                 "label_skew": [round(float(client.label_skew), 6) for client in clients],
             }
 
-    def _aggregate(self, server: Server, arrived: Admitted, rows: Any, f: int) -> Any:
-        """The aggregator, told what it takes: of the rows that arrived, or of what secure sums make of them."""
-        return self.config.rule(rows, f=f, **server.context(self.config.rule, arrived))
-
-    def _preview(self, server: Server, honest: Admitted, own: Admitted) -> Callable[[Any], Any]:
-        """The aggregator as a white-box attacker sees it, (n, d) -> (d,), the honest rows first."""
-        rule, f = self.config.rule, self.config.tolerated(len(honest.ids) + len(own.ids))
-
-        @functools.cache
-        def context() -> dict[str, Any]:
-            return server.context(rule, stacked(honest, own), "preview") if rule.keywords.context else {}
-
-        return lambda updates: rule(updates, f=f, **context())
-
     def _advance(self, state: RunState, aggregate: Any, n: int, population: int) -> None:
         """The server's step, and SCAFFOLD's c."""
         if self.config.algorithm[0] == "scaffold":
-            state.single["control"] = scaffold_control(self.config, state.single.get("control"), aggregate, n, population)
+            state.control = scaffold_control(self.config, state.control, aggregate, n, population)
         step, state.server = self._optimize(aggregate, state.server)
         state.parameters = (state.parameters + step).astype(np.float32)
         state.round += 1
@@ -214,5 +206,10 @@ class FederatedLearningCoordinator:
                 f"{path} is of another configuration: {changed[0]} is {saved.config.get(changed[0])!r} there and "
                 f"{self.metrics.config[changed[0]]!r} here. Resume with the same one, or give another output"
             )
-        self._state = load_state(checkpoint, clients)
-        self.metrics.rounds = saved.rounds[: self._state.round]
+        setup, _ = self._prepared(clients)
+        state = load_state(checkpoint, clients, len(setup.initial))
+        if state.round > len(saved.rounds):
+            where = f"{path} ends after round {len(saved.rounds)}, and {checkpoint} is of round {state.round}"
+            raise ValueError(f"{where}: they are not of one run. Delete both to start anew, or give another output")
+        self._state = state
+        self.metrics.rounds = saved.rounds[: state.round]

@@ -131,7 +131,7 @@ class FLMetrics:
         return cls(read["config"], rounds, read["clients"], tuple(read["notes"]), read["error"], Path(path))
 
     def to_csv(self, path: str | Path) -> Path:
-        """One line a round."""
+        """Write one line a round, with a header; mappings and tuples as text."""
         with Path(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(NAMES)

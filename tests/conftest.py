@@ -15,8 +15,10 @@ import pytest
 import torch
 
 import fl_impl.aggregators
+import fl_impl.aggregators.kernels.on_arrays
 import fl_impl.attacks
 import pytest_fl.adapters
+import pytest_fl.adapters.registry
 import pytest_fl.checks
 import pytest_fl.engine.cases
 import pytest_fl.engine.runner
@@ -24,7 +26,8 @@ import pytest_fl.plugin
 import pytest_fl.plugin.summary
 import pytest_fl.reporting.page
 
-list(pytest_fl.checks.all_checks())  # a check's module is imported when it is looked up, and brings SciPy
+for _registry in (fl_impl.aggregators.ALL, fl_impl.attacks.ALL, pytest_fl.adapters.registry.ADAPTERS, pytest_fl.checks.CHECKS):
+    list(_registry)  # a module of things is imported at the first look-up, and that of a check brings SciPy
 
 pytest_plugins = ["pytester"]
 

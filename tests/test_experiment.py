@@ -199,3 +199,13 @@ def test_aggregate_writes_the_rule_of_the_files() -> None:
     assert load_file("global.safetensors")["w"].tolist() == [2, 2, 2]
     code, output = invoke("aggregate", *paths, "--rule", "signguard", "--byzantine", "1", "--output", "other.safetensors")
     assert (code, Path("other.safetensors").exists()) == (2, False), output
+
+
+def test_a_mistake_in_a_comparison_is_an_exit_code_and_is_not_kept() -> None:
+    arguments = ["compare", *SMALL, "--aggregators", "fedavg", "--attacks", "drop_out(probability=1)", "--fractions", "0.25"]
+    arguments += ["--min-clients", "4", "--workers", "1"]
+    code, output = invoke(*arguments)
+    assert code == 1, output
+    assert "1 of 2 federations broke down; fedavg, drop_out(probability=1), 25%, seed 0: " in output
+    code, output = invoke(*arguments, "--dry-run")
+    assert "2 federations, 1 of them done already" in output

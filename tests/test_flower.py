@@ -26,7 +26,6 @@ from fl_impl.flower.inline import inline
 from fl_impl.flower.mod import byzantine_clients
 from fl_impl.flower.node import client_app
 from fl_impl.flower.records import form_of
-from fl_impl.rounds.stages import train
 
 D = 7
 ORIGIN = [np.arange(4, dtype=np.float32), np.ones((1, 3), np.float32)]
@@ -237,7 +236,7 @@ def test_mod_by_fraction_attacks_with_those_that_the_coordinator_draws():
     assert len(attackers) == 3
     assert set(np.flatnonzero(np.abs(sent - rows).max(axis=1) > 1e-3)) == set(attackers)
     config = FLConfig(aggregation="median", byzantine_fraction=0.3, attack="sign_flip", seed=5)
-    assert set(FederatedLearningCoordinator(config)._assault.byzantine(10, 1)) == set(attackers)
+    assert set(FederatedLearningCoordinator(config)._attackers.among(range(10), 10, 1)) == set(attackers)
 
 
 def test_a_node_that_has_no_partition_attacks_with_that_probability():
@@ -408,9 +407,8 @@ def test_a_hostile_node_is_rejected_and_the_round_goes_on(kind):
 
     clients = [Own() for _ in range(4)]
     with inline(mixed, 4) as grid:
-        rejected = {}
-        admitted = Fleet(grid, clients, 0)(dict(enumerate(clients)), np.zeros(5, np.float32), 1, rejected)
-    assert set(rejected) == (set() if kind == "state" else {2})
+        admitted = Fleet(grid, clients, 0)(dict(enumerate(clients)), np.zeros(5, np.float32), 1)
+    assert set(admitted.rejected) == (set() if kind == "state" else {2})
     assert admitted.deltas.shape == (3 + (kind == "state"), 5)
     assert not hasattr(clients[2], "state")
 
@@ -440,11 +438,10 @@ def test_a_node_that_is_gone_costs_one_time_out_and_no_more():
         grid = Silent(plain)
         fleet = Fleet(grid, clients, 0)
         for number in (1, 2):
-            rejected = {}
             # The second round would wait for an hour if it waited for node 2.
             patience = 0.3 if number == 1 else 3600.0
-            admitted = fleet(dict(enumerate(clients)), np.zeros(5, np.float32), number, rejected, timeout=patience)
-            assert rejected == {2: "timed out: no reply from its node"}
+            admitted = fleet(dict(enumerate(clients)), np.zeros(5, np.float32), number, timeout=patience)
+            assert admitted.rejected == {2: "timed out: no reply from its node"}
             assert admitted.ids == (0, 1, 3)
     assert len(grid.asked) == 2  # it was asked again: it may come back
 
@@ -452,8 +449,9 @@ def test_a_node_that_is_gone_costs_one_time_out_and_no_more():
 def test_local_train_is_put_back_after_a_run():
     config = FLConfig(num_clients=3, num_rounds=1, backend="flower-inline")
     coordinator = FederatedLearningCoordinator(config)
+    local = coordinator._engine
     coordinator.simulate_round(make_clients(config))
-    assert coordinator._train is train
+    assert coordinator._engine is local
 
 
 def test_a_deployment_refuses_what_cannot_travel():

@@ -252,10 +252,9 @@ def test_the_fleet_refuses_a_malformed_header_too():
 
     clients = [Ones() for _ in range(3)]
     with inline(mixed, 3) as grid:
-        rejected = {}
-        admitted = Fleet(grid, clients, 0)(dict(enumerate(clients)), np.zeros(4, np.float32), 1, rejected)
-    assert (admitted.ids, list(rejected)) == ((0, 2), [1])
-    assert "plain numbers" in rejected[1]
+        admitted = Fleet(grid, clients, 0)(dict(enumerate(clients)), np.zeros(4, np.float32), 1)
+    assert (admitted.ids, list(admitted.rejected)) == ((0, 2), [1])
+    assert "plain numbers" in admitted.rejected[1]
 
 
 class Ones:
@@ -280,8 +279,7 @@ def test_a_node_stores_nothing_but_the_names_that_its_class_declares():
     with inline(client_app(lambda context: remote), 3) as grid:
         fleet = Fleet(grid, clients, 0)
         for number in (1, 2):
-            rejected = {}
-            fleet(dict(enumerate(clients)), np.zeros(4, np.float32), number, rejected)
+            rejected = fleet(dict(enumerate(clients)), np.zeros(4, np.float32), number).rejected
     assert [sorted(client.state) for client in clients] == [["seen"]] * 3
     assert [client.state["seen"].tolist() for client in clients] == [[2] * 4] * 3
     assert list(rejected) == [1]

@@ -103,7 +103,7 @@ def test_faulty_adapters_are_rejected_with_their_reasons():
     assert "non-finite" in reasons[1]
     assert "out of memory" in reasons[2]
     assert "wrong shape" in reasons[3]
-    with pytest.raises(ValueError, match=r"2 sound adapters, but krum needs 3 for f=1.*out of memory"):
+    with pytest.raises(ValueError, match=r"2 sound updates, but 3 are needed .*krum with f=1.*out of memory"):
         adapter.federated_fit(echoes(steady, steady, faulty), 1, aggregation="krum", byzantine_fraction=0.5, judged=128)
 
 

@@ -9,12 +9,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_impl.privacy import seeded
-from fl_impl.privacy.secure_aggregation import Client, SecureAggregationError, Server, Terms, secure_sum
-from fl_impl.privacy.secure_aggregation.channel import sign
-from fl_impl.privacy.secure_aggregation.client import survivors_digest
-from fl_impl.privacy.secure_aggregation.frames import pack, pack_numbers, unpack
+from fl_impl.privacy.secure_aggregation import Client, Least, SecureAggregationError, Server, Terms, secure_sum
+from fl_impl.privacy.secure_aggregation.channel import mailbox_key, sign, unseal
+from fl_impl.privacy.secure_aggregation.client import complaint_body, view_digest
+from fl_impl.privacy.secure_aggregation.frames import pack, pack_numbers, unpack, unpack_numbers
 
-STAGES = ("advertise", "share", "mask", "agree", "reveal")
+STAGES = ("advertise", "share", "confirm", "mask", "agree", "reveal")
+STEPS = ("roster", "inboxes", "sharers", "survivors", "quorum", "total")
+BEFORE_MASKED = STAGES[:4]
 N, D = 10, 40
 
 
@@ -41,7 +43,7 @@ class Session:
     def __init__(self, agreed=None, x=None):
         self.terms, self.x = agreed or terms(), x or updates()
         self.secret = {i: Ed25519PrivateKey.generate() for i in self.x}
-        public = {i: key.public_key() for i, key in self.secret.items()}
+        self.public = public = {i: key.public_key() for i, key in self.secret.items()}
         self.identity = Ed25519PrivateKey.generate()
         self.server = Server(self.terms, self.identity, public)
         self.clients = {i: Client(i, self.secret[i], self.identity.public_key(), public) for i in self.x}
@@ -54,13 +56,17 @@ class Session:
 
     def deliver(self, stage):
         replies = {i: self.step(i, stage, message) for i, message in self.outbox.items()}
-        server = dict(zip(STAGES, ("roster", "inboxes", "survivors", "quorum", "total"), strict=True))[stage]
+        server = dict(zip(STAGES, STEPS, strict=True))[stage]
         self.outbox = getattr(self.server, server)(replies)
         return self.outbox
 
     def step(self, i, stage, message):
         extra = (self.x[i],) if stage == "mask" else ()
         return getattr(self.clients[i], stage)(message, *extra)
+
+    def sent_to(self, i, kind):
+        """The fields of what the server has for client i."""
+        return unpack(unseal(mailbox_key(self.server._mailboxes[i], kind), self.outbox[i], kind))
 
     def forged(self, i, kind, *fields):
         """A message to client i such as only the server can seal."""
@@ -72,8 +78,8 @@ def test_sum_is_exact_on_the_grid(n):
     x, agreed = updates(n), Terms.agreed(clients=n, length=D, bound=1.0)
     result = secure_sum(x, agreed)
     assert_sum(result, x, agreed, x)
-    integers = np.sum([agreed.encoding.encode(row) for row in x.values()], axis=0)
-    np.testing.assert_array_equal(result.total, agreed.encoding.decode(integers))
+    steps = result.total / agreed.encoding.step
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-5)
 
 
 @pytest.mark.parametrize("extreme", [1.0, -1.0])
@@ -87,7 +93,7 @@ def test_extremes_do_not_overflow(extreme):
 def test_drop_out_at_every_stage(stage, lost):
     x, agreed = updates(), terms()
     result = secure_sum(x, agreed, network=lambda at, i, m: None if at == stage and i in lost else m)
-    came = set(x) - set(lost) if stage in STAGES[:3] else set(x)
+    came = set(x) - set(lost) if stage in BEFORE_MASKED else set(x)
     assert_sum(result, x, agreed, came)
 
 
@@ -127,7 +133,7 @@ def test_a_tampered_message_is_refused_and_counts_as_lost(stage, damage):
     x, agreed = updates(), terms()
     result = secure_sum(x, agreed, network=lambda at, i, m: DAMAGE[damage](m) if at == stage and i == 3 else m)
     assert set(result.refused) == {3}
-    assert_sum(result, x, agreed, set(x) - {3} if stage in STAGES[:3] else set(x))
+    assert_sum(result, x, agreed, set(x) - {3} if stage in BEFORE_MASKED else set(x))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -176,7 +182,7 @@ def test_each_step_is_taken_once(stage):
 def test_a_second_unmasking_is_refused():
     session = Session().until("reveal")
     others = frozenset(range(8))
-    digest = survivors_digest(session.terms, others)
+    digest = view_digest(session.terms, session.server._coin, range(N), others)
     lie = [sign(session.secret[i], "agreement", digest) for i in sorted(others)]
     session.clients[0].reveal(session.outbox[0])
     with pytest.raises(SecureAggregationError, match="asked to reveal; it is to nothing more"):
@@ -217,36 +223,82 @@ class TestServerThatLies:
 
     def test_too_few_agreements(self):
         session = Session().until("reveal")
-        numbers, *agreements = unpack(session.clients[0]._opened("quorum", session.outbox[0]))
+        numbers, *agreements = session.sent_to(0, "quorum")
         short = session.forged(0, "quorum", numbers[: 4 * 6], *agreements[:6])
         with pytest.raises(SecureAggregationError, match=r"6 clients remain, and 7 must|expected 7 agreements"):
             session.clients[0].reveal(short)
 
     def test_keys_of_its_own_for_a_client(self):
         session = Session().until("share")
-        numbers, *rest = unpack(session.clients[0]._opened("roster", session.outbox[0]))
+        coin, numbers, near, *rest = session.sent_to(0, "roster")
         forged = sign(session.identity, "advertisement", unpack(rest[0])[0])
         with pytest.raises(SecureAggregationError, match="not signed by who should have sent it"):
-            session.clients[0].share(session.forged(0, "roster", numbers, forged, *rest[1:]))
+            session.clients[0].share(session.forged(0, "roster", coin, numbers, near, forged, *rest[1:]))
 
-    def test_a_neighbour_left_out(self):
+    def test_a_holder_left_out(self):
         session = Session().until("share")
-        numbers, *rest = unpack(session.clients[0]._opened("roster", session.outbox[0]))
-        with pytest.raises(SecureAggregationError, match="keys of 9 neighbours, got 8"):
-            session.clients[0].share(session.forged(0, "roster", numbers, *rest[:-1]))
+        coin, numbers, near, *rest = session.sent_to(0, "roster")
+        with pytest.raises(SecureAggregationError, match="keys of 9 holders"):
+            session.clients[0].share(session.forged(0, "roster", coin, numbers, near[:-4], *rest[:-1]))
 
-    def test_boxes_kept_back(self):
-        session = Session().until("mask")
-        present, senders, *boxes = unpack(session.clients[0]._opened("inbox", session.outbox[0]))
-        with pytest.raises(SecureAggregationError, match="not those of the neighbours that shared"):
-            session.clients[0].mask(session.forged(0, "inbox", present, senders[:-4], *boxes[:-1]), session.x[0])
+    def test_a_client_that_did_not_draw_this_one(self):
+        session = Session(Terms(60, 4, 1.0, 10, 6), updates(60, 4)).until("share")
+        coin, numbers, near, *rest = session.sent_to(0, "roster")
+        other = next(i for i in range(1, 60) if i not in unpack_numbers(near))
+        more = session.server._keys[other].message
+        with pytest.raises(SecureAggregationError, match=f"client {other} has not drawn client 0"):
+            session.clients[0].share(session.forged(0, "roster", coin, numbers, near + pack_numbers([other]), *rest, more))
+
+    def test_another_coin_than_it_committed_to(self):
+        session = Session().until("share")
+        _, *rest = session.sent_to(0, "roster")
+        with pytest.raises(SecureAggregationError, match="not the one that it committed to"):
+            session.clients[0].share(session.forged(0, "roster", bytes(32), *rest))
 
     def test_a_box_changed(self):
+        """No complaint of the dealer, which would then open the true box: the server is at fault."""
+        session = Session().until("confirm")
+        first, *rest = session.sent_to(0, "inbox")
+        fields = unpack(first)
+        changed = pack(fields[0], flipped(fields[1]), *fields[2:])
+        with pytest.raises(SecureAggregationError, match="from client 1 to client 0 is not the one that it signed"):
+            session.clients[0].confirm(session.forged(0, "inbox", changed, *rest))
+
+    def test_a_complaint_that_nobody_signed(self):
         session = Session().until("mask")
-        present, senders, *boxes = unpack(session.clients[0]._opened("inbox", session.outbox[0]))
-        changed = session.forged(0, "inbox", present, senders, flipped(boxes[0]), *boxes[1:])
-        with pytest.raises(SecureAggregationError, match="the box from client 1 to client 0 is not authentic"):
-            session.clients[0].mask(changed, session.x[0])
+        complaint = sign(session.identity, "complaint", complaint_body(session.terms, 1, 0))
+        with pytest.raises(SecureAggregationError, match="not signed by who should have sent it"):
+            session.clients[0].mask(session.forged(0, "sharers", pack_numbers(range(N)), complaint), session.x[0])
+
+    def test_two_lists_of_sharers_are_signed_differently(self):
+        session = Session().until("mask")
+        for i, sharers in ((0, range(N)), (1, range(N - 1))):
+            session.clients[i].mask(session.forged(i, "sharers", pack_numbers(sharers)), session.x[i])
+        alive = pack_numbers(range(N - 1))
+        signed = [session.clients[i].agree(session.forged(i, "survivors", alive, gone))
+                  for i, gone in ((0, pack_numbers([N - 1])), (1, b""))]  # fmt: skip
+        assert unpack(signed[0])[0] != unpack(signed[1])[0]
+
+    def test_a_session_of_before(self):
+        session = Session()
+        again = Client(0, session.secret[0], session.identity.public_key(), session.public, seen={session.terms.session})
+        with pytest.raises(SecureAggregationError, match="the server is replaying it"):
+            again.advertise(session.outbox[0])
+
+    @pytest.mark.parametrize(
+        ("least", "words"),
+        [
+            (Least(noise_std=1.0), "noise of 0, where 1 is the least"),
+            (Least(bound=0.5), "a bound of 1, where 0.5 is the greatest"),
+            (Least(honest=8), "a sum of 6, where 8 is the least"),
+            (Least(corrupt=2), "a number of corrupt clients of 1, where 2 is the least"),
+        ],
+    )
+    def test_terms_below_what_a_client_insists_on(self, least, words):
+        session = Session()
+        client = Client(0, session.secret[0], session.identity.public_key(), session.public, least=least)
+        with pytest.raises(SecureAggregationError, match=words):
+            client.advertise(session.outbox[0])
 
     @pytest.mark.parametrize(
         "unsafe", [{"dropouts": 5}, {"corrupt": 0}, {"bound": 0.0}, {"length": 0}, {"noise_std": math.nan}]
@@ -254,17 +306,19 @@ class TestServerThatLies:
     def test_unsafe_terms(self, unsafe):
         session, safe = Session(), terms()
         bad = Terms(**{**{name: getattr(safe, name) for name in safe.__dataclass_fields__}, **unsafe})
-        opening = sign(session.identity, "opening", pack(bad.to_bytes(), bytes(32)))
+        key = session.server._channel.public_key().public_bytes_raw()
+        opening = sign(session.identity, "opening", pack(bad.to_bytes(), key, bytes(32)))
         with pytest.raises(SecureAggregationError, match=r"must remain|expected"):
             session.clients[0].advertise(opening)
 
 
-def test_a_client_that_reveals_false_shares_is_found_out():
+def test_a_client_that_reveals_false_shares_is_named_and_the_others_are_enough():
     session = Session().until("reveal")
     held = session.clients[2]._held
-    session.clients[2]._held = {j: (bytes(66), bytes(66)) for j in held}
-    with pytest.raises(SecureAggregationError, match="gave a false one"):
-        session.deliver("reveal")
+    session.clients[2]._held = dict.fromkeys(held, ((1, 2), (3, 4)))
+    result = session.deliver("reveal")
+    assert set(result.refused) == {2}
+    assert_sum(result, session.x, session.terms, session.x)
 
 
 def test_two_sessions_mask_one_update_differently_and_uniformly():
@@ -274,7 +328,7 @@ def test_two_sessions_mask_one_update_differently_and_uniformly():
     for _ in range(2):
         session = Session(terms(3, 50_000, dropouts=0), x).until("mask")
         message = session.step(0, "mask", session.outbox[0])
-        seen.append(np.frombuffer(session.server._opened("masked", 0, message), np.uint8))
+        seen.append(np.frombuffer(unpack(session.server._opened("masked", 0, message))[1], np.uint8))
     for bytes_ in (*seen, seen[0] - seen[1]):
         counts = np.bincount(bytes_, minlength=256)
         excess = ((counts - bytes_.size / 256) ** 2).sum() / (bytes_.size / 256)
@@ -302,9 +356,9 @@ def test_distributed_noise_has_at_least_the_deviation_that_was_agreed(lost):
     agreed = terms(d=d, noise_std=5.0)
     x = {i: np.zeros(d) for i in range(N)}
     result = secure_sum(x, agreed, network=lambda at, i, m: None if at == "mask" and i < lost else m, randomness=seeded(lost))
-    expected = 5.0 * math.sqrt((N - lost) / agreed.minimum)
+    expected = 5.0 * math.sqrt((N - lost) / agreed.honest)
     assert abs(np.mean(result.total**2) / expected**2 - 1) < 6 * math.sqrt(2 / d)
-    assert expected >= 5.0
+    assert expected * math.sqrt((N - lost - agreed.corrupt) / (N - lost)) >= 5.0 - 1e-9, "the corrupt take theirs off"
 
 
 def test_sixty_clients_on_a_graph_of_neighbours():
@@ -321,7 +375,35 @@ def test_the_server_keeps_the_order_of_stages():
         session.server.survivors({})
 
 
-@pytest.mark.parametrize(("clients", "dropouts"), [(2, 1), (10, 5), (1, 0), (10, -1)])
-def test_terms_that_half_the_clients_could_be_split_under(clients, dropouts):
-    with pytest.raises(SecureAggregationError, match=r"must remain|expected 2 to"):
-        terms(clients, dropouts=dropouts).checked()
+@pytest.mark.parametrize(
+    ("clients", "dropouts", "corrupt", "words"),
+    [
+        (2, 1, 0, "must remain"),
+        (10, 5, 1, "must remain"),
+        (10, -1, 1, "must remain"),
+        (20, 9, 2, "only the 2 corrupt ones in common"),
+        (1, 0, 0, "expected 2 to"),
+        (20, 2, 1, "a tenth of corrupt"),
+        (2, 0, 1, "is the update of one: at least two honest"),
+    ],
+)
+def test_terms_that_protect_nobody(clients, dropouts, corrupt, words):
+    with pytest.raises(SecureAggregationError, match=words):
+        Terms(clients, 4, 1.0, dropouts, corrupt).checked()
+
+
+def test_agreed_terms_are_always_safe():
+    for n in (*range(2, 70), 200):
+        agreed = Terms.agreed(clients=n, length=1, bound=1.0)
+        assert agreed.honest >= max(2, n // 2)
+        assert agreed.threshold > max(1, agreed.corrupt)
+    assert Terms.agreed(clients=5, length=1, bound=1.0, corrupt=1).dropouts == 1
+
+
+def test_rounding_is_right_on_average():
+    entries = np.repeat([1e-7, -1e-7, 3e-3, 1.0], 20_000)
+    grid = Terms.agreed(clients=100, length=1, bound=1.0).encoding
+    drawn = grid.rounded(entries, seeded(0)) * grid.step
+    assert np.abs(drawn - entries).max() < grid.step
+    off = (drawn - entries).reshape(4, -1).mean(axis=1)
+    assert np.abs(off).max() < 6 * grid.step / 2 / math.sqrt(20_000)

@@ -35,7 +35,7 @@ def test_commands_are_those_of_ci():
 
 
 def test_every_option_is_in_the_readme():
-    for name in [*KNOBS, "report", "bench-compare"]:
+    for name in [*KNOBS, "report", "list", "bench-compare"]:
         assert f"--fl-{name}" in TEXT
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 
 from fl_impl import ClientUpdate, FederatedLearningCoordinator, FLConfig, FLMetrics, make_clients
+from fl_impl.aggregators import ALL, resolve
+from fl_impl.common.counts import floor_of
+from fl_impl.rounds.quorum import QuorumError
 
 D = 6
 
@@ -33,9 +37,16 @@ class Faulty(Sound):
         self.answer = answer
 
     def fit(self, parameters: np.ndarray, round: int) -> Any:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer(parameters, round)
+
+
+class Mute(Exception):  # noqa: N818  # it is no error of ours
+    """Raises where it is asked what it says."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
 
 
 def good(parameters: np.ndarray, **changes: Any) -> ClientUpdate:
@@ -44,6 +55,10 @@ def good(parameters: np.ndarray, **changes: Any) -> ClientUpdate:
 
 FAULTS = {
     "raises": (ZeroDivisionError("oh"), "raised ZeroDivisionError: oh"),
+    "exits": (SystemExit(3), "raised SystemExit: 3"),
+    "ends a generator": (GeneratorExit(), "raised GeneratorExit: "),
+    "cannot say why": (Mute(), "raised Mute: it cannot say why"),
+    "says too much": (ValueError("x" * 10**6), r"^raised ValueError: x{200}$"),
     "wrong shape": (lambda p, r: good(p, delta=np.ones(D + 1)), r"wrong shape: expected \(6,\), got \(7,\)"),
     "matrix": (lambda p, r: good(p, delta=np.ones((1, D))), "wrong shape"),
     "NaN": (lambda p, r: good(p, delta=np.full(D, np.nan)), "non-finite"),
@@ -92,10 +107,138 @@ def test_a_client_that_hangs_is_left_behind() -> None:
     assert result.num_clients == 2
 
 
+@pytest.mark.parametrize("workers", [1, 2, None])
+def test_hanging_clients_share_one_deadline(workers: int | None) -> None:
+    chief = coordinator(6, client_timeout=0.4, client_workers=workers)
+    hanging = [Faulty(lambda p, r: time.sleep(30)) for _ in range(4)]
+    began = time.monotonic()
+    result = chief.simulate_round([Sound(), Sound(), *hanging])
+    assert time.monotonic() - began < 4 * 0.4  # one after another they would take that
+    assert result.rejected == dict.fromkeys(range(2, 6), "timed out after 0.4 s")
+    assert result.num_clients == 2
+
+
+def test_own_clients_are_asked_at_the_same_time_and_recorded_in_their_order() -> None:
+    gate = threading.Barrier(5, timeout=20)
+
+    def answer(number: int) -> Any:
+        def late(parameters: np.ndarray, round: int) -> ClientUpdate:
+            gate.wait()  # passes only while all five are being asked
+            time.sleep(0.01 * (5 - number))
+            return good(parameters, loss=float(number))
+
+        return late
+
+    result = coordinator(5).simulate_round([Faulty(answer(number)) for number in range(5)])
+    assert (result.num_clients, result.rejected, result.train_loss) == (5, {}, 2.0)
+
+
+def test_one_worker_asks_one_client_after_another_where_the_caller_stands() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def answer(number: int) -> Any:
+        return lambda p, r: seen.append((threading.current_thread().name, number)) or good(p)
+
+    coordinator(4, client_workers=1).simulate_round([Faulty(answer(number)) for number in range(4)])
+    assert seen == [(threading.current_thread().name, number) for number in range(4)]
+
+
+@pytest.mark.parametrize("workers", [1, None])
+def test_ctrl_c_stops_the_run(workers: int | None) -> None:
+    chief = coordinator(3, client_workers=workers)
+    with pytest.raises(KeyboardInterrupt):
+        chief.simulate_round([Sound(), Faulty(KeyboardInterrupt()), Sound()])
+    assert chief.metrics.rounds == []
+
+
+class Sends(Sound):
+    """Sends these numbers, or crashes."""
+
+    def __init__(self, row: Any) -> None:
+        self.row = row
+
+    def fit(self, parameters: np.ndarray, round: int) -> Any:
+        if self.row is None:
+            raise RuntimeError("power cut")
+        return ClientUpdate(np.asarray(self.row, np.float32), 3, 1.0)
+
+
+@pytest.mark.parametrize("lost", range(8))
+@pytest.mark.parametrize("rule", ["trimmed_mean", "median"])
+def test_honest_clients_that_crash_do_not_disarm_the_rule(rule: str, lost: int) -> None:
+    """R1: with f from those who arrived, one crash gave -199 and four gave -499."""
+    honest = [Sends(np.full(D, 1 + i / 100)) for i in range(7 - lost)] + [Sends(None)] * lost
+    chief = coordinator(10, aggregation=rule, byzantine_fraction=0.3)
+    clients = [Sends(np.full(D, -1000.0))] * 3 + honest
+    if 10 - lost < 7:
+        with pytest.raises(QuorumError, match=rf"{10 - lost} sound updates, but 7 are needed of the 10 .* with f=3\)"):
+            chief.simulate_round(clients)
+        return
+    assert chief.simulate_round(clients).f == 3
+    assert 1.0 <= chief.parameters.min() <= chief.parameters.max() <= 1.06
+
+
+PROVEN = sorted(name for name, rule in ALL.items() if not rule.keywords.required and rule.kappa(41, 4) < np.inf)
+
+
+@pytest.mark.parametrize("rule", [*PROVEN, "nnm|trimmed_mean", "nnm|krum", "bucketing(size=2)|median"])
+def test_whoever_is_lost_the_result_is_within_the_rules_bound_or_refused(rule: str) -> None:
+    """||F - mu||^2 <= kappa (1/h) sum ||x_i - mu||^2 over the h honest clients that arrived, for every fraction and loss."""
+    n, rng, held = 13, np.random.default_rng(5), 0
+    for fraction in (0.08, 1 / 6, 0.25, 0.31, 0.4, 0.47):
+        attackers = floor_of(fraction, n)
+        if n < resolve(rule).min_clients(attackers):
+            continue
+        for lost in range(n - attackers + 1):
+            rows = rng.normal(1, 0.1, (n - attackers - lost, D))
+            liars = rng.choice([-1000.0, 3.0, 1.5, 1e20], (attackers, 1)) * np.ones((1, D))
+            clients = [Sends(row) for row in (*rows, *liars)] + [Sends(None)] * lost
+            chief = coordinator(n, aggregation=rule, byzantine_fraction=fraction, client_workers=1)
+            came = n - lost
+            if came < max(1, chief.config.rule.min_clients(attackers)):
+                with pytest.raises(QuorumError):
+                    chief.simulate_round(clients)
+                continue
+            assert chief.simulate_round(clients).f == attackers
+            sent = rows.astype(np.float32).astype(np.float64)
+            mu = sent.mean(axis=0)
+            bound = chief.config.rule.kappa(came, attackers) * ((sent - mu) ** 2).sum() / len(sent)
+            assert ((chief.parameters - mu) ** 2).sum() <= bound * (1 + 1e-4) + 1e-9
+            held += 1
+    assert held > 5
+
+
+def test_a_sample_may_hold_more_attackers_than_f_and_the_notes_say_how_often() -> None:
+    """R2: 4 of 20 attack, 10 are asked: f = 2, and 29 % of the rounds hold more."""
+    settings: dict[str, Any] = {"aggregation": "trimmed_mean", "byzantine_fraction": 0.2, "fraction_fit": 0.5}
+    clients = [Sends(np.full(D, -1e6))] * 4 + [Sends(np.full(D, 1.0))] * 16
+    chief = coordinator(20, num_rounds=40, **settings)
+    chief.run(clients, output=None)
+    (note,) = chief.metrics.notes
+    assert "asks 10 of 20 clients, of which byzantine_fraction lets 4 attack" in note
+    assert "f=2: with probability 0.291 a round holds more attackers" in note
+    assert "sample_tolerance=0.001" in note
+    assert min(chief.parameters) < -1e4  # it did happen
+
+    safe = coordinator(20, num_rounds=40, sample_tolerance=0.0, **settings)
+    safe.run(clients, output=None)
+    assert {result.f for result in safe.metrics.rounds} == {4}
+    np.testing.assert_allclose(safe.parameters, 40.0)
+    assert safe.metrics.notes == ()
+    rare = coordinator(20, sample_tolerance=0.1, **settings)
+    rare.simulate_round(clients)
+    assert rare.metrics.final.f == 3
+    assert "with probability 0.0433" in rare.metrics.notes[0]
+    with pytest.raises(ValueError, match="needs n >= 13 clients a round for f=6"):
+        coordinator(20, sample_tolerance=0.0, aggregation="trimmed_mean", byzantine_fraction=0.3, fraction_fit=0.5)
+
+
 def test_below_the_quorum_there_is_one_clear_error_and_no_round() -> None:
     chief = coordinator(3, min_clients=2)
     clients = [Sound(), Faulty(RuntimeError("no")), Faulty(RuntimeError("no"))]
-    with pytest.raises(ValueError, match=r"round 1: 1 sound updates, but 2 are needed .*client 1: raised RuntimeError: no"):
+    with pytest.raises(
+        ValueError, match=r"round 1: 1 sound updates, but 2 are needed of the 3 .*client 1: raised RuntimeError: no"
+    ):
         chief.simulate_round(clients)
     assert chief.metrics.rounds == []
     assert chief.simulate_round([Sound()] * 3).round == 1

@@ -212,7 +212,7 @@ class Aggregator:
         return self.name + format_options(self.options)
 
     def __repr__(self) -> str:
-        """<Aggregator multi_krum(m=5)>."""
+        """Its spec in angle brackets: <Aggregator multi_krum(m=5)>."""
         return f"<Aggregator {self.spec}>"
 
 

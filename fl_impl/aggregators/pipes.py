@@ -94,7 +94,7 @@ class PreAggregator:
         return self.name + format_options(self.options)
 
     def __repr__(self) -> str:
-        """<PreAggregator bucketing(size=2)>."""
+        """Its spec in angle brackets: <PreAggregator bucketing(size=2)>."""
         return f"<PreAggregator {self.spec}>"
 
 

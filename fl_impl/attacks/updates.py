@@ -128,7 +128,7 @@ def little_z(n: int, f: int) -> float:
 
 @attack(knowledge="blind", source="zero gradient: a crash that sends 0")
 def zero(honest: Array, f: int, rng: np.random.Generator) -> Array:
-    """0."""
+    """The zero vector, as of a client that learnt nothing."""
     del rng
     return np.zeros((f, honest.shape[1]))
 

@@ -47,6 +47,8 @@ class Registry(Mapping[str, T]):
         self._things: dict[str, T] = {}
         self._homes: dict[str, str] = {}
         """Where each was defined, as module:qualname."""
+        self._summaries: dict[str, str] = {}
+        """The first line of each one's docstring."""
         self._missing: dict[str, str] = {}
         """Modules of the package that an extra library is missing for, and which."""
         self._complete = False
@@ -64,15 +66,22 @@ class Registry(Mapping[str, T]):
         Raises ValueError where something else has the name, and says where that stands. The same definition anew, as after
         a reload, takes the place of the old one.
         """
-        home = home_of(thing if defined_by is None else defined_by)
+        definition = thing if defined_by is None else defined_by
+        home = home_of(definition)
         if self._homes.get(name, home) != home:
             raise ValueError(f"{self.kind} named {name!r} stands in {self._homes[name]} already: give this one another name")
         self._things[name], self._homes[name] = thing, home
+        self._summaries[name] = (inspect.getdoc(definition) or "").partition("\n")[0]
 
     def home(self, name: str) -> str:
         """Where the thing of a name was defined: `module:qualname`."""
         _ = self[name]
         return self._homes[name]
+
+    def summary(self, name: str) -> str:
+        """The first line of the docstring of what has that name."""
+        _ = self[name]
+        return self._summaries[name]
 
     def bind(self, spec: str) -> Callable[..., Any]:
         """The function of a spec with its options bound; positional ones in the order of the signature.

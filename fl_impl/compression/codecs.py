@@ -77,25 +77,25 @@ class Plain:
     name: ClassVar[str] = "none"
 
     def layout(self, d: int) -> Layout:
-        """One float32 a coordinate."""
+        """The one array of a message: d float32 values."""
         return {"values": ("<f4", (d,))}
 
     def encode(self, x: Vector, rng: np.random.Generator) -> Arrays:
-        """x itself."""
+        """The update as it is."""
         del rng
         return {"values": x}
 
     def decode(self, arrays: Arrays, d: int) -> Vector:
-        """The values."""
+        """A copy of the values that came."""
         del d
         return arrays["values"].copy()
 
     def contraction(self, d: int) -> float:
-        """No error at all."""
+        """1: a message without error keeps all of x."""
         del d
         return 1.0
 
     def variance(self, d: int) -> float:
-        """No error at all."""
+        """0: a message without error adds no variance."""
         del d
         return 0.0

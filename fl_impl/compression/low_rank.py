@@ -33,13 +33,13 @@ class PowerSGD:
         return -(-d // columns), columns
 
     def layout(self, d: int) -> Layout:
-        """P and P^T M."""
+        """The two factors, P of (rows, rank) and P^T M of (rank, columns)."""
         rows, columns = self.shape(d)
         rank = min(self.rank, rows, columns)
         return {"left": ("<f4", (rows, rank)), "right": ("<f4", (rank, columns))}
 
     def encode(self, x: Vector, rng: np.random.Generator) -> Arrays:
-        """P and P^T M."""
+        """The factors P and P^T M of the matrix that x fills."""
         rows, columns = self.shape(x.size)
         peak = np.abs(x).max() or np.float32(1)  # products of entries must not overflow
         matrix = np.zeros((rows, columns), np.float32)
@@ -53,9 +53,9 @@ class PowerSGD:
         return (arrays["left"] @ arrays["right"]).reshape(-1)[:d]
 
     def contraction(self, d: int) -> float:
-        """1 / columns."""
+        """alpha = 1 / columns, in expectation over the random start."""
         return 1 / self.shape(d)[1]
 
     def variance(self, d: int) -> None:
-        """Biased."""
+        """None: a projection is biased."""
         del d

@@ -52,7 +52,7 @@ class Stochastic:
 
     name: str
     levels: int
-    """s."""
+    """s, the greatest code: values are rounded to multiples of the peak of their bucket over s."""
     bucket: int
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Stochastic:
         return {"steps": ("<f4", (-(-d // self.bucket),)), "codes": (dtype, (-(-d // per_byte),))}
 
     def encode(self, x: Vector, rng: np.random.Generator) -> Arrays:
-        """Steps and packed codes."""
+        """The step of each bucket, and the codes, packed."""
         rows = _in_buckets(x, self.bucket)
         steps = np.abs(rows).max(axis=1) / np.float32(self.levels)
         usable = steps >= LEAST_SCALE
@@ -92,7 +92,7 @@ class Stochastic:
         return max(0.0, 1 - self.variance(d))
 
     def variance(self, d: int) -> float:
-        """omega."""
+        """omega = (sqrt(1 + (bucket - 1) / s^2) - 1) / 2, what stochastic rounding adds at most."""
         return (math.sqrt(1 + (min(self.bucket, d) - 1) / self.levels**2) - 1) / 2
 
 
@@ -127,7 +127,7 @@ class ScaledSign:
         return 1 / d
 
     def variance(self, d: int) -> None:
-        """Biased."""
+        """None: signs are biased."""
         del d
 
 

@@ -29,7 +29,7 @@ class TopK:
     fraction: float = 0.01
 
     def entries(self, d: int) -> int:
-        """k."""
+        """The number k of entries that are sent of d."""
         return entries(self.fraction, d)
 
     def layout(self, d: int) -> Layout:
@@ -55,7 +55,7 @@ class TopK:
         return self.entries(d) / d
 
     def variance(self, d: int) -> None:
-        """Biased."""
+        """None: leaving entries out is biased."""
         del d
 
 
@@ -79,7 +79,7 @@ class RandK:
         return replace(self, seed=seed)
 
     def entries(self, d: int) -> int:
-        """k."""
+        """The number k of entries that are sent of d."""
         return entries(self.fraction, d)
 
     def support(self, seed: int, d: int) -> npt.NDArray[np.int64]:

@@ -30,7 +30,7 @@ class Dataset:
         return len(self.y)
 
     def take(self, rows: Array) -> Dataset:
-        """These rows, copied."""
+        """A data set of copies of these rows."""
         groups = None if self.groups is None else self.groups[rows]
         return replace(self, x=self.x[rows], y=self.y[rows], groups=groups)
 

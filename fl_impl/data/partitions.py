@@ -30,7 +30,7 @@ class Partition:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Samples of each client."""
+        """The number of samples of each client."""
         return tuple(len(rows) for rows in self.rows)
 
     def __str__(self) -> str:

@@ -10,8 +10,9 @@ import typer
 from fl_impl.common.specs import split
 from fl_impl.experiment.aggregate import aggregate
 from fl_impl.experiment.console import console, last, picture, plan, present, progress, status, stored
-from fl_impl.experiment.grid import Grid, run_grid
+from fl_impl.experiment.grid import Grid, kept, run_grid
 from fl_impl.experiment.lora import lora
+from fl_impl.experiment.names import list_names
 from fl_impl.experiment.options import BROKEN, INTERRUPTED, USAGE, configuration, fail, reason, settings_of, with_settings
 from fl_impl.metrics import LATEST, FLMetrics
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Federated learning under attack.", pretty_exceptions_enable=False
 )
 app.command()(lora)
+app.command("list")(list_names)
 app.command()(aggregate)
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="A .toml, .yaml or .json file of settings.", exists=True)]
@@ -76,6 +78,7 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help="Seeds, with commas between.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = Path("fl_compare"),
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run all again, whatever lies in the output.")] = False,
     dry_run: DryRun = False,
     *,
     settings: dict[str, Any],
@@ -90,7 +93,7 @@ def compare(
         trials = grid.trials()
     except (ValueError, OSError) as error:
         fail(reason(error), USAGE)
-    done = sum(trial.path(output).exists() for trial in trials)
+    done = 0 if fresh else sum(kept(trial, output) is not None for trial in trials)
     console.print(f"{len(trials)} federations, {done} of them done already in {output}")
     if dry_run:
         for trial in trials:
@@ -103,10 +106,15 @@ def compare(
             bar.update(task, advance=1, status=f"{trial.aggregator}, {trial.attack}, {trial.fraction:.0%}: {last(metrics)}")
 
         try:
-            results = run_grid(grid, output, workers=workers, on_done=show)
+            results = run_grid(grid, output, workers=workers, fresh=fresh, on_done=show)
         except KeyboardInterrupt:
             fail(f"interrupted; what is done lies in {output}, and the same command goes on from there", INTERRUPTED)
     present(results, output)
+    broken = {trial: metrics.error for trial, metrics in results.items() if metrics.error}
+    if broken:
+        trial, error = next(iter(broken.items()))
+        where = f"{trial.aggregator}, {trial.attack}, {trial.fraction:.0%}, seed {trial.seed}"
+        fail(f"{len(broken)} of {len(results)} federations broke down; {where}: {error}", BROKEN)
 
 
 def grid_of(settings: dict[str, Any], axes: dict[str, str | None]) -> Grid:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from typing import TYPE_CHECKING
 
@@ -40,7 +42,7 @@ def status(result: RoundResult) -> str:
 
 
 def last(metrics: FLMetrics) -> str:
-    """How a federation ended."""
+    """The line that says how a federation ended."""
     accuracy = f"{metrics.rounds[-1].accuracy:.1%}" if metrics.rounds else "no round"
     return f"{accuracy} ({metrics.error})" if metrics.error else accuracy
 
@@ -71,7 +73,7 @@ def picture(metrics: FLMetrics) -> None:
 def stored(folder: Path) -> dict[Trial, FLMetrics]:
     """The results of a comparison that lie in its folder."""
     found: dict[Trial, FLMetrics] = {}
-    for path in sorted((folder / "runs").glob("*.json")):
+    for path in sorted((folder / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime):  # of two the newer
         metrics = FLMetrics.load(path)
         said = metrics.config
         trial = Trial(said["aggregation"], said["attack"] or NONE, said["byzantine_fraction"], said["seed"])
@@ -89,12 +91,13 @@ def present(results: Mapping[Trial, FLMetrics], folder: Path, page: Path | None 
         rows = [[comparison.accuracy(rule, attack, fraction) for attack in attacks] for rule in rules]
         console.print(grid_table(rules, attacks, rows, f"{fraction:.0%} Byzantine: accuracy in per cent, mean over seeds"))
     pictures(comparison, folder)
-    lines = ["aggregator,attack,fraction,seed,accuracy"]
-    lines += [
-        f'"{t.aggregator}","{t.attack}",{t.fraction},{t.seed},{metrics.rounds[-1].accuracy if metrics.rounds else math.nan}'
-        for t, metrics in results.items()
-    ]
-    write_atomically(folder / "comparison.csv", ("\n".join(lines) + "\n").encode())
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("aggregator", "attack", "fraction", "seed", "accuracy"))
+    for t, metrics in results.items():
+        accuracy = metrics.rounds[-1].accuracy if metrics.rounds else math.nan
+        writer.writerow((t.aggregator, t.attack, t.fraction, t.seed, accuracy))
+    write_atomically(folder / "comparison.csv", table.getvalue().encode())
     target = page or folder / "comparison.html"
     write_atomically(target, comparison_page(comparison).encode())
     console.print(f"page: {target}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import multiprocessing
 import os
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_impl.config import FLConfig
+from fl_impl.experiment.fingerprint import fingerprint
 from fl_impl.metrics import FLMetrics
 
 NONE = "none"
@@ -44,9 +43,8 @@ class Trial:
         return FLConfig(**{**self.settings, **chosen})
 
     def path(self, folder: Path) -> Path:
-        """Where its metrics are kept: named by the whole configuration, so that another grid finds what is done."""
-        text = json.dumps(self.config().model_dump(mode="json"), sort_keys=True)
-        return folder / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        """Where its metrics are kept: named by all that decides them, so that another grid finds what is done."""
+        return folder / "runs" / f"{fingerprint(self.config())[:16]}.json"
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,16 @@ class Grid:
         return found
 
 
-def run_trial(trial: Trial, folder: Path) -> FLMetrics:
-    """Run one federation, or read it where it is done. A federation that breaks down is a result, with its reason."""
+def kept(trial: Trial, folder: Path) -> FLMetrics | None:
+    """The result of a trial where it is done, with these data, models and code. One that broke down is not kept."""
     path = trial.path(folder)
-    if path.exists():
-        return FLMetrics.load(path)
+    metrics = FLMetrics.load(path) if path.exists() else None
+    return None if metrics is None or metrics.error else metrics
+
+
+def run_trial(trial: Trial, folder: Path) -> FLMetrics:
+    """Run one federation and write its metrics. One that breaks down is a result too, with its reason in `error`."""
+    path = trial.path(folder)
     import torch  # noqa: PLC0415  # workers import it, the process that plans does not
 
     from fl_impl.clients import make_clients  # noqa: PLC0415  # as above
@@ -98,17 +101,25 @@ def run_trial(trial: Trial, folder: Path) -> FLMetrics:
 
 
 def run_grid(
-    grid: Grid, folder: Path, *, workers: int | None = None, on_done: Callable[[Trial, FLMetrics], None] | None = None
+    grid: Grid,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    fresh: bool = False,
+    on_done: Callable[[Trial, FLMetrics], None] | None = None,
 ) -> dict[Trial, FLMetrics]:
     """Run all trials that are not done, on `workers` processes (all cores if None), and return all results.
 
-    What is done stays done: a run that is interrupted is taken up again by the next call.
+    What is done stays done, as long as settings, data, models and code are the same (see `fingerprint`): a run that is
+    interrupted is taken up again by the next call. fresh=True runs all of them again.
     """
     trials, results = grid.trials(), dict[Trial, FLMetrics]()
-    for trial in [trial for trial in trials if trial.path(folder).exists()]:
-        results[trial] = run_trial(trial, folder)
-        if on_done is not None:
-            on_done(trial, results[trial])
+    for trial in () if fresh else trials:
+        metrics = kept(trial, folder)
+        if metrics is not None:
+            results[trial] = metrics
+            if on_done is not None:
+                on_done(trial, metrics)
     for trial, metrics in _parallel(
         [trial for trial in trials if trial not in results], folder, workers or os.cpu_count() or 1
     ):
@@ -154,11 +165,11 @@ class Comparison:
 
     @property
     def fractions(self) -> list[float]:
-        """Ascending."""
+        """The Byzantine fractions of the grid, ascending."""
         return sorted({trial.fraction for trial in self.results})
 
     def runs(self, aggregator: str, attack: str, fraction: float) -> list[FLMetrics]:
-        """One for each seed."""
+        """The metrics of these settings, one for each seed."""
         wanted = (aggregator, attack, fraction)
         return [metrics for t, metrics in self.results.items() if (t.aggregator, t.attack, t.fraction) == wanted]
 

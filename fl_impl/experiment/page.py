@@ -35,7 +35,7 @@ td small { display: block; font-size: .7rem; opacity: .8 }
 
 
 def page(title: str, lead: str, body: Sequence[str]) -> str:
-    """A whole HTML document."""
+    """A whole HTML document around the sections, style included."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -58,15 +58,14 @@ class Fleet:
         trainees: Mapping[int, Any],
         parameters: Vector,
         round_number: int,
-        rejected: Reasons,
         *,
         control: Vector | None = None,
         timeout: float | None = None,
     ) -> Admitted:
-        """Everybody's sound update; why the others have none, in 200 characters at most, is written to `rejected`."""
+        """Everybody's sound update; why the others have none, in 200 characters at most."""
         if not self.nodes:
             self.nodes = self.joined()
-        rejected |= {client: "its node never joined" for client in trainees if client not in self.nodes}
+        rejected: Reasons = {client: "its node never joined" for client in trainees if client not in self.nodes}
         present = [client for client in trainees if client in self.nodes]
         asked = {client: self.task(client, trainees[client], parameters, round_number, control, timeout) for client in present}
         replies = self.exchange(asked, PATIENCE if timeout is None else timeout)
@@ -79,9 +78,8 @@ class Fleet:
                 rejected[client] = str(error)
             except Exception as error:  # noqa: BLE001  # a reply that finds a way around the checks must not end the run
                 rejected[client] = f"malformed: {type(error).__name__}: {error}"
-        admitted = admit(answers, len(parameters), round_number, rejected)
-        rejected |= {client: reason[:REASON] for client, reason in rejected.items()}
-        return admitted
+        admitted = admit(answers, len(parameters), round_number).noting(rejected)
+        return replace(admitted, rejected={client: reason[:REASON] for client, reason in admitted.rejected.items()})
 
     def joined(self) -> dict[int, int]:
         """Client -> node, of the nodes that say which partition they have; it waits until all are there, up to JOINING."""

@@ -14,9 +14,9 @@ from flwr.clientapp import ClientApp
 from fl_impl.attacks import resolve
 from fl_impl.clients import ClientUpdate, SimulatedClient
 from fl_impl.flower.decoder import packed, unpacked
-from fl_impl.rounds.admission import Reasons, as_row, message_fault
-from fl_impl.rounds.attackers import Assault
-from fl_impl.rounds.stages import ask
+from fl_impl.rounds.admission import as_row, message_fault
+from fl_impl.rounds.asking import ask_all
+from fl_impl.rounds.attackers import Attackers
 
 if TYPE_CHECKING:
     from fl_impl.training.parameters import Vector
@@ -43,7 +43,7 @@ def client_app(clients: Callable[[Context], Sequence[Any]]) -> ClientApp:
         client: Any = clients(context)[number]
         if told["poison"]:
             key = str(told["poison"]), number
-            poisoned.setdefault(key, Assault(resolve(key[0]), 1, seed=int(told["seed"])).trainee(client, number))
+            poisoned.setdefault(key, Attackers(resolve(key[0]), 1, seed=int(told["seed"])).trainee(client, number))
             client = poisoned[key]
         return answer(client, message)
 
@@ -69,18 +69,17 @@ def answer(client: Any, message: Message) -> Message:
     restore(client, numbers(content["state"]))
     if type(client) is SimulatedClient and "control" in content["arrays"]:
         client = Controlled(client, numbers(content["arrays"])["control"].copy())
-    faults = Reasons()
-    said = ask(0, client, parameters, int(told["server-round"]), faults, told["timeout"] or None)
-    if not said:
-        return Message(Error(FAULT, faults[0]), reply_to=message)
-    update = said[0]
+    answers = ask_all({0: client}, parameters, int(told["server-round"]), timeout=told["timeout"] or None)
+    if 0 not in answers.messages:
+        return Message(Error(FAULT, answers.rejected[0]), reply_to=message)
+    update = answers.messages[0]
     row = as_row(update.delta) if hasattr(update, "delta") else None
     if row is None:
         reason = "its delta is no array of numbers" if hasattr(update, "delta") else message_fault(0, update, 0, {})
         return Message(Error(FAULT, reason), reply_to=message)
     claims = {name: getattr(update, name, None) for name in CLAIMS}
     metrics = MetricRecord({name: plain(value) for name, value in claims.items() if value is not None})
-    note = ConfigRecord({"note": faults.get(0, "")})
+    note = ConfigRecord({"note": answers.rejected.get(0, "")})
     arrays = ArrayRecord({"delta": packed(row)})
     sent = RecordDict({"arrays": arrays, "metrics": metrics, "state": kept(client), "note": note})
     return Message(sent, reply_to=message)

@@ -34,7 +34,7 @@ class Regions:
 
     @cached_property
     def rules(self) -> tuple[Aggregator, Aggregator]:
-        """The two rules."""
+        """The rule inside regions and the one over their results."""
         return resolve(self.inner), resolve(self.outer)
 
     @property
@@ -43,7 +43,7 @@ class Regions:
         return (self.inner_f + 1) * (self.outer_f + 1) - 1
 
     def __call__(self, updates: Any, f: int = 0) -> npt.NDArray[Any]:
-        """(n, d) -> (d,)."""
+        """(n, d) updates to the (d,) aggregate of the regions' aggregates."""
         x = np.asarray(updates)
         n = len(x)
         if n % self.regions:

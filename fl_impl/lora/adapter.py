@@ -21,9 +21,9 @@ from fl_impl.lora.folders import read_config, read_factors, write_folder
 from fl_impl.lora.modes import parse
 from fl_impl.lora.product import refactored, stack
 from fl_impl.lora.rounds import Plan, Space, State, run_round
-from fl_impl.lora.training import Judged, Recipe, judge
+from fl_impl.lora.training import Judged, TextRecipe, judge
 from fl_impl.metrics import FLMetrics, RoundResult
-from fl_impl.rounds.attackers import Assault
+from fl_impl.rounds.attackers import Attackers
 
 if TYPE_CHECKING:
     from fl_impl.lora.factors import Factors
@@ -114,11 +114,11 @@ class LoRAFLAdapter:
             secure=secure_aggregation, group_size=secure_group_size, f=floor_of(byzantine_fraction, len(clients)),
             seed=self.seed,
         )  # fmt: skip
-        recipe = Recipe(local_steps, batch_size, context, learning_rate, judged, self.seed)
+        recipe = TextRecipe(local_steps, batch_size, context, learning_rate, judged, self.seed)
         fraction = byzantine_fraction if attack_fraction is None else attack_fraction
-        assault = None if attack is None else Assault(resolve_attack(attack), fraction, seed=self.seed)
+        attackers = Attackers() if attack is None else Attackers(resolve_attack(attack), fraction, seed=self.seed)
         given = None if ranks is None else tuple(ranks)
-        plan = Plan(mode, rule, recipe, space, byzantine_fraction, assault, given, guard)
+        plan = Plan(mode, rule, recipe, space, byzantine_fraction, attackers, given, guard)
         check_plan(plan, clients, self._adapted.rank)
         self._describe(plan, clients, aggregation)
         for _ in range(rounds):
@@ -135,7 +135,7 @@ class LoRAFLAdapter:
         with_text = [client for client in clients if hasattr(client, "held_out")]
         if not with_text:
             raise ValueError("expected clients with held-out text, as make_text_clients makes them; got none")
-        return judge(self._adapted, with_text, Recipe(context=context, judged=judged))
+        return judge(self._adapted, with_text, TextRecipe(context=context, judged=judged))
 
     def save(self, folder: str | Path) -> Path:
         """Write adapter_config.json and adapter_model.safetensors, which PeftModel.from_pretrained(base, folder) takes.
@@ -182,7 +182,7 @@ class LoRAFLAdapter:
     def _describe(self, plan: Plan, clients: Sequence[Any], aggregation: Any) -> None:
         said = {
             "aggregation": aggregation if isinstance(aggregation, str) else plan.rule.spec,
-            "attack": plan.assault and plan.assault.attack.spec,
+            "attack": plan.attackers.spec or None,
             "dataset": self._adapted.base.name,
             "partition": "by speaker",
             "num_clients": len(clients),
@@ -199,7 +199,7 @@ class LoRAFLAdapter:
             self.metrics.clients = {"samples": [float(getattr(client, "num_samples", 0)) for client in clients]}
             self._note(clients, plan.recipe)
 
-    def _note(self, clients: Sequence[Any], recipe: Recipe) -> Judged:
+    def _note(self, clients: Sequence[Any], recipe: TextRecipe) -> Judged:
         """Evaluate, and enter each client's loss. Clients that have no held-out text are not judged."""
         with_text = [client for client in clients if hasattr(client, "held_out")]
         if not with_text:
@@ -229,8 +229,8 @@ def check_plan(plan: Plan, clients: Sequence[Any], rank: int) -> None:
         raise ValueError("expected clients, got none: make_text_clients(num_clients=6) makes them")
     if plan.space not in get_args(Space):
         raise ValueError(f"space must be one of {', '.join(get_args(Space))}; got {plan.space!r}")
-    if plan.assault is not None and plan.assault.attack.stages("data"):
-        raise ValueError(f"{plan.assault.attack.spec} poisons labelled data, and text has no labels: take one on updates")
+    if plan.attackers.attack is not None and plan.attackers.attack.stages("data"):
+        raise ValueError(f"{plan.attackers.spec} poisons labelled data, and text has no labels: take one on updates")
     if plan.ranks is not None:
         check_ranks(plan, len(clients), rank)
     if plan.summed and not plan.mode.of_means:

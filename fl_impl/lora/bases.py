@@ -115,7 +115,7 @@ def read(base_model: str | Path, options: Mapping[str, Any], download: bool) -> 
 
 
 def given(model: Any, tokenizer: Any) -> Base:
-    """A loaded model."""
+    """The base of a model that the caller loaded. Raises ValueError for what is no language model."""
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "forward"):
         raise ValueError(f"expected a name, a path or a causal language model of transformers; got {model!r}"[:300])

@@ -35,7 +35,7 @@ class Factors:
     modules: tuple[Module, ...]
 
     def __len__(self) -> int:
-        """Clients."""
+        """The number of clients."""
         return len(self.modules[0].up)
 
     @property
@@ -44,7 +44,7 @@ class Factors:
         return self.modules[0].up.shape[1]
 
     def at(self, rows: slice | npt.ArrayLike) -> Factors:
-        """Some of the clients."""
+        """The adapters of some of the clients, by number."""
         chosen = rows if isinstance(rows, slice) else np.asarray(rows)
         return Factors(tuple(Module(up[chosen], down[chosen]) for up, down in self.modules))
 
@@ -84,7 +84,7 @@ class Factors:
 
 
 def length(shapes: tuple[Shape, ...], rank: int) -> int:
-    """d of `Factors.flat`."""
+    """The length d of a client's row in `Factors.flat`."""
     return sum(rank * (shape.m + shape.k) for shape in shapes)
 
 

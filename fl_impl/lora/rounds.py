@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fl_impl.common.counts import floor_of
+from fl_impl.common.counts import tolerated
 from fl_impl.common.randomness import generator
 from fl_impl.lora.adapted import Adapted, initial
 from fl_impl.lora.factors import Factors, unflat, zeros
 from fl_impl.lora.product import Reals, gram, refactored, stack, weigh
-from fl_impl.lora.training import LocalTraining, Recipe
+from fl_impl.lora.training import LocalTraining, TextRecipe
 from fl_impl.metrics import RoundResult
-from fl_impl.rounds.admission import Admitted, Reasons, admit, joined
-from fl_impl.rounds.delivery import combine, deliver, plain_bytes
-from fl_impl.rounds.stages import ask, spread
+from fl_impl.rounds.admission import Admitted, admit, joined
+from fl_impl.rounds.asking import Answers, ask_all
+from fl_impl.rounds.attackers import Attackers
+from fl_impl.rounds.quorum import check_quorum
+from fl_impl.rounds.stages import spread
+from fl_impl.rounds.transport import combine, deliver, plain_bytes
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.lora.modes import Merged, Mode, Trains
     from fl_impl.privacy.protection import Protection
-    from fl_impl.rounds.attackers import Assault
 
 Space = Literal["product", "factors"]
 
@@ -37,11 +39,11 @@ class Plan:
 
     mode: Mode
     rule: Aggregator
-    recipe: Recipe
+    recipe: TextRecipe
     space: Space = "product"
     byzantine_fraction: float = 0.0
-    """What the rule is to tolerate: f = floor(fraction n)."""
-    assault: Assault | None = None
+    """What the rule is to tolerate: f = floor(fraction n) of the n clients, whoever of them answers."""
+    attackers: Attackers = field(default_factory=Attackers)
     ranks: tuple[int, ...] | None = None
     """Of each client; the server's where not given."""
     guard: Protection | None = None
@@ -64,12 +66,12 @@ class State:
     round: int = 0
     memory: dict[str, Any] = field(default_factory=dict[str, Any])
     """The attack's own."""
-    sent: dict[str, Any] = field(default_factory=dict[str, Any])
+    sent: dict[int, Any] = field(default_factory=dict[int, Any])
     """What each client remembers of compression."""
-    received: dict[str, Any] = field(default_factory=dict[str, Any])
+    received: dict[int, Any] = field(default_factory=dict[int, Any])
     """What the server remembers of each client's."""
-    single: dict[str, Any] = field(default_factory=dict[str, Any])
-    """"mechanism": what the privacy mechanism remembers."""
+    mechanism: Any = None
+    """What the privacy mechanism remembers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,31 +89,28 @@ class Aggregated:
 def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan) -> RoundResult:
     """Train, attack, deliver, aggregate, advance. The loss on held-out text is filled in by who evaluates.
 
-    Raises ValueError where fewer sound updates remain than the rule needs, and PrivacyBudgetError, which is one, before a
-    round that the budget does not cover.
+    Raises QuorumError, a ValueError, where fewer sound updates come than the rule needs for its f, and PrivacyBudgetError,
+    which is one too, before a round that the budget does not cover.
     """
-    began, number = time.perf_counter(), state.round + 1
+    began, number, n = time.perf_counter(), state.round + 1, len(clients)
     epsilon = plan.guard.authorize(number) if plan.guard else None
-    starts = begin(adapted, state, plan, len(clients), number)
-    trains = plan.mode.trains(number)
-    rejected = Reasons()
-    d, attackers = starts.shape[1], frozenset[int]()
-    admitted = masked(admit(answers(adapted, clients, starts, plan, number, rejected), d, number, rejected), adapted, trains)
-    honest = admitted
-    if plan.assault is not None:
-        attackers = plan.assault.byzantine(len(clients), number)
-        honest, own = admitted.parted(attackers)
-        if own.ids:
-            struck = plan.assault.strike(honest, own, number, rejected, state.memory)
-            admitted = joined(honest, masked(struck, adapted, trains))
-    arrived, bytes_up = delivered(adapted.trained(trains), state, admitted, plan, number, rejected)
-    done = aggregate(adapted, state, starts, arrived, plan, attackers, rejected)
+    starts, trains = begin(adapted, state, plan, n, number), plan.mode.trains(number)
+    d, f = starts.shape[1], tolerated(plan.byzantine_fraction, n)
+    byzantine = plan.attackers.among(range(n), n, number)
+    answers = asked(adapted, clients, starts, plan, number)
+    trained = masked(admit(answers.messages, d, number).noting(answers.rejected), adapted, trains)
+    honest, own = trained.parted(byzantine)
+    messages = plan.attackers.messages(honest, own, number, state.memory)
+    sent = joined([honest, masked(messages, adapted, trains)])
+    arrived, bytes_up = delivered(adapted.trained(trains), state, sent, plan, number)
+    check_quorum(plan.rule, len(arrived.ids), n, f, arrived.rejected, where=f"round {number}")
+    done = aggregate(adapted, state, starts, arrived, plan, f, byzantine)
     advance(adapted, state, done.merged)
     return RoundResult(
-        number, math.nan, math.nan, done.variance, len(arrived.ids), tuple(sorted(attackers)), rejected,
-        bytes_up=bytes_up + done.bytes_up, bytes_down=(plain_bytes(d) + residual_bytes(done.merged)) * len(clients),
+        number, math.nan, math.nan, done.variance, len(arrived.ids), tuple(sorted(byzantine)), arrived.rejected,
+        bytes_up=bytes_up + done.bytes_up, bytes_down=(plain_bytes(d) + residual_bytes(done.merged)) * n,
         epsilon=epsilon,
-        noise=plan.guard.source if plan.guard else "", deviation=done.deviation, f=done.f,
+        noise=plan.guard.source if plan.guard else "", deviation=done.deviation, f=f,
         train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan, seconds=time.perf_counter() - began,
     )  # fmt: skip
 
@@ -139,15 +138,15 @@ def begin(adapted: Adapted, state: State, plan: Plan, n: int, number: int) -> An
     return kept.flat(adapted.scale)
 
 
-def answers(
-    adapted: Adapted, clients: Sequence[Any], starts: Any, plan: Plan, number: int, rejected: Reasons
-) -> dict[int, Any]:
-    """What clients answer; why some do not goes to `rejected`. Whoever has `fit(parameters, round)` trains in its own way."""
-    trains, found = plan.mode.trains(number), dict[int, Any]()
+def asked(adapted: Adapted, clients: Sequence[Any], starts: Any, plan: Plan, number: int) -> Answers:
+    """What clients answer, one after another: they share one model. Whoever has `fit(parameters, round)` trains as it likes."""
+    trains, whole = plan.mode.trains(number), Answers()
     for i, client in enumerate(clients):
-        who = client if hasattr(client, "fit") else LocalTraining(adapted, client, i, plan.recipe, trains)
-        found |= ask(i, who, starts[i].copy(), number, rejected, None)
-    return found
+        trainee = client if hasattr(client, "fit") else LocalTraining(adapted, client, i, plan.recipe, trains)
+        answer = ask_all({i: trainee}, starts[i], number)
+        whole.messages.update(answer.messages)
+        whole.rejected.update(answer.rejected)
+    return whole
 
 
 def masked(admitted: Admitted, adapted: Adapted, trains: Trains) -> Admitted:
@@ -155,12 +154,10 @@ def masked(admitted: Admitted, adapted: Adapted, trains: Trains) -> Admitted:
     return replace(admitted, deltas=np.where(adapted.trained(trains), admitted.deltas, np.float32(0)))
 
 
-def delivered(
-    trained: Any, state: State, admitted: Admitted, plan: Plan, number: int, rejected: Reasons
-) -> tuple[Admitted, int]:
+def delivered(trained: Any, state: State, admitted: Admitted, plan: Plan, number: int) -> tuple[Admitted, int]:
     """The updates as they arrive, and their bytes: the entries of the factors that are trained, which alone are sent."""
     sent = replace(admitted, deltas=admitted.deltas[:, trained])
-    arrived, size = deliver(plan.guard, state, sent, number, rejected)
+    arrived, size = deliver(plan.guard, state, sent, number)
     return replace(arrived, deltas=spread_out(arrived.deltas, trained)), size
 
 
@@ -177,19 +174,14 @@ def aggregate(
     starts: Any,
     admitted: Admitted,
     plan: Plan,
-    attackers: frozenset[int] = frozenset(),
-    rejected: Reasons | None = None,
+    f: int = 0,
+    byzantine: frozenset[int] = frozenset(),
 ) -> Aggregated:
-    """The server's part of a round. Raises ValueError where the rule needs more updates than were sound."""
+    """The server's part of a round: the adapters that arrived, of which up to f are Byzantine, as the next one."""
     n = len(admitted.ids)
-    f = floor_of(plan.byzantine_fraction, n)
-    if n < max(1, plan.rule.min_clients(f)):
-        reasons = "; ".join(f"client {i}: {why}" for i, why in sorted((rejected or {}).items())) or "none"
-        needed = f"{n} sound adapters, but {plan.rule.spec} needs {plan.rule.min_clients(f)} for f={f}"
-        raise ValueError(f"{needed}. Rejected: {reasons}")
     server = state.adapter
     if plan.space == "factors" or plan.summed:
-        return by_factors(adapted, state, admitted, plan, attackers, f)
+        return by_factors(adapted, state, admitted, plan, byzantine, f)
     sent = unflat(starts[list(admitted.ids)] + admitted.deltas.astype(np.float64), adapted.shapes, adapted.rank, adapted.scale)
     mixed = plan.ranks is not None and not plan.mode.restarts
     if mixed:  # each began with its own cut of the server's adapter: what it learnt is what is not in that
@@ -199,7 +191,7 @@ def aggregate(
     products = gram(everything)
     counts = np.ones(n) if plan.guard and "weights" in plan.guard.hidden else admitted.counts
     weights = weigh(plan.rule, products, f, counts)
-    honest = np.append([client not in attackers for client in admitted.ids], False)
+    honest = np.append([client not in byzantine for client in admitted.ids], False)
     merging = (everything.beside(server), np.append(weights, 1.0)) if mixed else (everything, weights)
     return Aggregated(plan.mode.merge(*merging, adapted.rank), f, *product_spread(products, weights, honest))
 
@@ -209,7 +201,7 @@ def server_start(adapted: Adapted, server: Factors, plan: Plan) -> Factors:
     return zeros(adapted.shapes, adapted.rank) if plan.mode.restarts else server
 
 
-def by_factors(adapted: Adapted, state: State, admitted: Admitted, plan: Plan, attackers: frozenset[int], f: int) -> Aggregated:
+def by_factors(adapted: Adapted, state: State, admitted: Admitted, plan: Plan, byzantine: frozenset[int], f: int) -> Aggregated:
     """The rule, or the noisy or secure sum, of the factors as they are sent: written otherwise, the same products differ."""
     number = state.round + 1
     hidden = plan.guard.hidden if plan.guard else frozenset[str]()
@@ -218,7 +210,7 @@ def by_factors(adapted: Adapted, state: State, admitted: Admitted, plan: Plan, a
     trained = adapted.trained(plan.mode.trains(number))
     values, size = combine(plan.guard, state, admitted.deltas[:, trained], number, rule, f)
     change = spread_out(values, trained)
-    honest, _ = admitted.parted(attackers)
+    honest, _ = admitted.parted(byzantine)
     row = state.adapter.flat(adapted.scale) + change
     one = unflat(row, adapted.shapes, adapted.rank, adapted.scale)
     return Aggregated(plan.mode.merge(one, np.ones(1), adapted.rank), f, *spread(honest, change), size)

@@ -33,7 +33,7 @@ class TextClient:
 
     @property
     def num_samples(self) -> int:
-        """Characters to train on."""
+        """The number of characters that it trains on."""
         return len(self.text)
 
 

@@ -24,8 +24,8 @@ JUDGED_TOGETHER: Final = 16
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How clients train and are judged."""
+class TextRecipe:
+    """How clients train on text and are judged."""
 
     steps: int = 10
     batch_size: int = 16
@@ -46,7 +46,7 @@ class Judged:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss)."""
+        """exp(loss): the number of equally likely next tokens that would cost as much."""
         return math.exp(min(self.loss, 700.0))
 
 
@@ -57,7 +57,7 @@ class LocalTraining:
     adapted: Adapted
     client: TextClient
     number: int
-    recipe: Recipe
+    recipe: TextRecipe
     trains: Trains
 
     def fit(self, parameters: Flat, round: int) -> ClientUpdate:  # noqa: A002  # the published protocol
@@ -77,14 +77,14 @@ class LocalTraining:
         return ClientUpdate(self.adapted.read() - parameters, self.client.num_samples, float(np.mean(losses)))
 
 
-def drawn(tokens: torch.Tensor, recipe: Recipe, rng: np.random.Generator) -> torch.Tensor:
+def drawn(tokens: torch.Tensor, recipe: TextRecipe, rng: np.random.Generator) -> torch.Tensor:
     """(batch_size, context) windows of a text, drawn with replacement."""
     width = min(recipe.context, len(tokens))
     starts = torch.from_numpy(rng.integers(len(tokens) - width + 1, size=(recipe.batch_size, 1)))
     return tokens[starts + torch.arange(width)]
 
 
-def judge(adapted: Adapted, clients: Sequence[TextClient], recipe: Recipe) -> Judged:
+def judge(adapted: Adapted, clients: Sequence[TextClient], recipe: TextRecipe) -> Judged:
     """The loss of the model as it is on each client's held-out text, cut into windows."""
     losses, counts = dict[str, float](), dict[str, int]()
     for client in clients:
@@ -94,7 +94,7 @@ def judge(adapted: Adapted, clients: Sequence[TextClient], recipe: Recipe) -> Ju
     return Judged(total, losses)
 
 
-def cut(base: Base, client: TextClient, recipe: Recipe) -> torch.Tensor:
+def cut(base: Base, client: TextClient, recipe: TextRecipe) -> torch.Tensor:
     """(windows, context) tokens of the held-out text, one after another; what is left over at the end is not used."""
     tokens = base.encode(client.held_out)[: recipe.judged]
     width = min(recipe.context, len(tokens))
@@ -105,7 +105,7 @@ def cut(base: Base, client: TextClient, recipe: Recipe) -> torch.Tensor:
 
 @torch.no_grad()
 def mean_loss(adapted: Adapted, windows: torch.Tensor) -> float:
-    """Nats per token."""
+    """The mean cross-entropy over all tokens, in nats."""
     model, total = adapted.model.eval(), 0.0
     for batch in windows.split(JUDGED_TOGETHER):
         total += float(model(input_ids=batch, labels=batch).loss) * len(batch)

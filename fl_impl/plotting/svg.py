@@ -46,7 +46,7 @@ def stroke(number: int) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    """What each line is."""
+    """The names of the lines beside their colours, as HTML."""
     items = (
         f'<li><svg width="26" height="8"><line x1="1" y1="4" x2="25" y2="4" {stroke(number)}/></svg>{escape(name)}</li>'
         for number, name in enumerate(names)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Final
+from typing import TYPE_CHECKING
 
+from fl_impl.common.specs import lookup
 from fl_impl.compression import Compression, Plain, RandK, TopK
+from fl_impl.privacy.mechanisms import MECHANISMS
 
-ACCOUNTED: Final = ("gaussian", "adaptive", "ftrl")
-"""Mechanisms that add noise to a sum which a trusted server, or secure aggregation, takes."""
+if TYPE_CHECKING:
+    from fl_impl.privacy.mechanisms import Mechanism
 
 
 def check_combination(
@@ -19,10 +21,11 @@ def check_combination(
     `robust` is whether the rule defends against Byzantine clients, `grouped` whether it runs over secure sums of groups.
     Raises ValueError, with the reason, for what cannot be had together; warns of what is allowed and of no use.
     """
+    kind = None if mechanism is None else lookup(mechanism, MECHANISMS, "a privacy mechanism")
     for refused in (
         _rule_without_updates(rule, robust=robust, secure=secure, grouped=grouped),
-        _noise_on_a_rule(rule, mechanism, robust=robust, grouped=grouped),
-        _noise_in_words(mechanism, secure=secure),
+        _noise_on_a_rule(rule, mechanism, kind, robust=robust, grouped=grouped),
+        _noise_in_words(mechanism, kind, secure=secure),
         _sum_of_messages(compression, secure=secure),
     ):
         if refused:
@@ -34,7 +37,7 @@ def check_combination(
             'median of those that keep 10 % keeps 4 % of the norm). Use "ef21|top_k", or "rand_k" with its shared mask',
             stacklevel=2,
         )
-    return tuple(_notes(robust=robust, mechanism=mechanism, compression=compression, secure=secure))
+    return tuple(_notes(robust=robust, kind=kind, compression=compression, secure=secure))
 
 
 def _rule_without_updates(rule: str, *, robust: bool, secure: bool, grouped: bool) -> str | None:
@@ -49,8 +52,10 @@ def _rule_without_updates(rule: str, *, robust: bool, secure: bool, grouped: boo
     return None
 
 
-def _noise_on_a_rule(rule: str, mechanism: str | None, *, robust: bool, grouped: bool) -> str | None:
-    if mechanism in ACCOUNTED and robust and not grouped:
+def _noise_on_a_rule(
+    rule: str, mechanism: str | None, kind: type[Mechanism] | None, *, robust: bool, grouped: bool
+) -> str | None:
+    if kind is not None and kind.accounted and robust and not grouped:
         return (
             f"the {mechanism} mechanism adds the noise that a sum of clipped updates needs; {rule} is no sum: one client "
             "may move its result by the whole clip bound, q n times what the noise covers. Use the local mechanism, "
@@ -59,8 +64,8 @@ def _noise_on_a_rule(rule: str, mechanism: str | None, *, robust: bool, grouped:
     return None
 
 
-def _noise_in_words(mechanism: str | None, *, secure: bool) -> str | None:
-    if secure and mechanism not in (None, "gaussian"):
+def _noise_in_words(mechanism: str | None, kind: type[Mechanism] | None, *, secure: bool) -> str | None:
+    if secure and kind is not None and not kind.divisible:
         return (
             f"under secure aggregation clients add the noise in discrete shares, and the {mechanism} mechanism does not "
             'divide into such. Use "gaussian"'
@@ -79,24 +84,24 @@ def _sum_of_messages(compression: Compression, *, secure: bool) -> str | None:
     return None
 
 
-def _notes(*, robust: bool, mechanism: str | None, compression: Compression, secure: bool) -> list[str]:
+def _notes(*, robust: bool, kind: type[Mechanism] | None, compression: Compression, secure: bool) -> list[str]:
     notes = list[str]()
-    if mechanism == "local":
+    if kind is not None and kind.local:
         notes.append(
             "Each update is private when it leaves its client, which may take part in every round: the server need not be "
             "trusted. The noise is on every update, so a mean of n has sqrt(n) times what one noise on the sum would leave."
         )
-    if mechanism == "local" and robust:
+    if kind is not None and kind.local and robust:
         notes.append(
             "Privacy holds whatever the rule does (post-processing). The rule's coefficient holds for the noisy updates: "
             "their honest variance is larger by d s^2 C^2, and so is the error that f clients can cause."
         )
-    elif mechanism and robust:
+    elif kind is not None and robust:
         notes.append(
             "Each group's sum carries the whole noise; a client is in one group, so privacy holds by parallel composition "
             "and post-processing. The rule's coefficient holds for the noisy group means."
         )
-    if mechanism and secure:
+    if kind is not None and secure:
         notes.append(
             "The server sees who takes part: all clients do, and the budget is accounted without amplification by sampling. "
             "The noise is that of the fewest that may remain; corrupt clients can subtract their own share of it."
@@ -106,6 +111,6 @@ def _notes(*, robust: bool, mechanism: str | None, compression: Compression, sec
             "What a client puts into a secure sum cannot be checked. Here attackers clip as honest clients do; a real one "
             "need not, and can move the sum it is in anywhere."
         )
-    if mechanism and compression.codec.name != "none":
+    if kind is not None and compression.codec.name != "none":
         notes.append("Updates are clipped after decoding, as compression may lengthen them.")
     return notes

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from fl_impl.privacy.clipping import finite_vector
+
+if TYPE_CHECKING:
+    from fl_impl.privacy.noise import Randomness
 
 Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint32]
@@ -30,7 +33,18 @@ class FixedPoint:
 
         Raises ValueError where an entry is NaN, infinite, or beyond `largest` steps: it would wrap around unseen.
         """
-        scaled = np.trunc(finite_vector(values) / self.step)
+        return self._within(np.trunc(finite_vector(values) / self.step))
+
+    def rounded(self, values: Any, randomness: Randomness) -> Integers:
+        """(d,) integers next to values / step, up or down at random so that their mean is that: no sum is biased by it.
+
+        Each entry moves by less than one step. Raises ValueError as `encode`.
+        """
+        scaled = finite_vector(values) / self.step
+        scaled += np.frombuffer(randomness.read(4 * scaled.size), np.uint32) * 2.0**-32
+        return self._within(np.floor(scaled, out=scaled))
+
+    def _within(self, scaled: Reals) -> Integers:
         peak = float(np.abs(scaled).max())
         if peak > self.largest:
             raise ValueError(

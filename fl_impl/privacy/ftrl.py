@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fl_impl.privacy.analytic import gaussian_epsilon, gaussian_noise
 from fl_impl.privacy.clipping import shorten
-from fl_impl.privacy.mechanisms import Release, as_rows, mechanism
+from fl_impl.privacy.mechanisms import Central, Release, as_rows, mechanism
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, normal
 from fl_impl.privacy.sampling import cyclic_sample
 
@@ -53,7 +53,7 @@ def sensitivity(rounds: int, *, separation: int) -> float:
 
 @mechanism("ftrl")
 @dataclass(frozen=True)
-class ToeplitzFTRL:
+class ToeplitzFTRL(Central):
     """DP-FTRL: round t releases sum_i clip(x_i, C) + s z C (F^-1 Z)_t, F the square-root Toeplitz factor, Z ~ N(0, I).
 
     The noise of rounds cancels in part, so that the model, a prefix sum, carries less of it than of independent draws.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,34 @@ class Release:
 
 
 class Mechanism(Protocol):
-    """What the round needs of a mechanism."""
+    """All that a run calls of a mechanism, and its traits, which decide what it goes together with."""
+
+    local: ClassVar[bool]
+    """Whether each client adds noise to what it sends, so that the server need not be trusted."""
+    accounted: ClassVar[bool]
+    """Whether the noise is that of a sum, which a trusted server or secure aggregation takes."""
+    divisible: ClassVar[bool]
+    """Whether the clients of a secure sum can add the noise together, in discrete shares."""
+
+    @property
+    def clip_bound(self) -> float:
+        """The length that updates are clipped to, in the first round at least."""
+        ...
+
+    @property
+    def noise_multiplier(self) -> float:
+        """The standard deviation of the noise, in units of the clip bound."""
+        ...
+
+    @property
+    def expected_clients(self) -> float:
+        """What a noisy sum is divided by, a public number; 1 where there is no such sum."""
+        ...
+
+    @classmethod
+    def calibrated(cls, budget: Budget, *, rounds: int, clip_bound: float, clients: int) -> Mechanism:
+        """With the least noise for that many rounds of `clients` clients within the budget."""
+        ...
 
     def start(self) -> Any:
         """The state before the first round."""
@@ -60,9 +87,26 @@ class Mechanism(Protocol):
         """The clients of a round, drawn as `spent` assumes."""
         ...
 
+    def privatize(self, update: Any, randomness: Randomness = OPERATING_SYSTEM) -> Any:
+        """What one client sends in place of its (d,) update; the update itself unless the mechanism is local."""
+        ...
+
     def release(self, updates: Any, state: Any = None, randomness: Randomness = OPERATING_SYSTEM) -> tuple[Release, Any]:
         """The noisy mean of (m, d) updates, m >= 0, and the state for the next round."""
         ...
+
+
+class Central:
+    """The traits of a mechanism whose noise is that of a sum which a trusted server takes."""
+
+    local: ClassVar[bool] = False
+    accounted: ClassVar[bool] = True
+    divisible: ClassVar[bool] = False
+
+    def privatize(self, update: Any, randomness: Randomness = OPERATING_SYSTEM) -> Any:
+        """The update as it is: the server clips it and adds the noise."""
+        del randomness
+        return update
 
 
 MECHANISMS: Final[Registry[Any]] = Registry("a privacy mechanism", package="fl_impl.privacy", group="pytest_fl.mechanisms")
@@ -83,13 +127,15 @@ def mechanism(name: str) -> Callable[[T], T]:
 
 @mechanism("gaussian")
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Central):
     """User-level DP-FedAvg: (sum_i clip(x_i, C) + N(0, (z C)^2 I)) / (q n), noise drawn once, on the unweighted sum.
 
     The sum is divided by the public expectation q n, not by the number of clients that came: that number is private
     under Poisson sampling. Sum and noise are integers, multiples of C / 2^30, and the noise a discrete Gaussian: no
     rounding of floats leaks (Mironov 2012). McMahan et al. 2018 (arXiv 1710.06963), Algorithm 1, fixed denominator.
     """
+
+    divisible: ClassVar[bool] = True
 
     clip_bound: float
     noise_multiplier: float
@@ -134,7 +180,7 @@ class Gaussian:
 
 @mechanism("adaptive")
 @dataclass(frozen=True)
-class AdaptiveGaussian:
+class AdaptiveGaussian(Central):
     """`Gaussian` whose bound follows the private gamma-quantile of the norms: C <- C exp(-eta (b - gamma)).
 
     b is the share of norms within C, released with noise sigma_b on the count; the sum then takes the greater
@@ -212,6 +258,11 @@ class LocalGaussian:
     Neighbours are any two updates of one client, up to 2 C apart. `noise_multiplier` is s, by the analytic Gaussian
     mechanism: Balle & Wang 2018 (arXiv 1805.06530), Algorithm 1, valid for every epsilon.
     """
+
+    local: ClassVar[bool] = True
+    accounted: ClassVar[bool] = False
+    divisible: ClassVar[bool] = False
+    expected_clients: ClassVar[float] = 1.0
 
     clip_bound: float
     noise_multiplier: float

@@ -16,7 +16,7 @@ from fl_impl.compression import Compression, Exchange, RandK, exchange, of_round
 from fl_impl.privacy.accounting import Budget
 from fl_impl.privacy.clipping import clip
 from fl_impl.privacy.combinations import check_combination
-from fl_impl.privacy.mechanisms import MECHANISMS, LocalGaussian
+from fl_impl.privacy.mechanisms import MECHANISMS, Mechanism
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 
 Rows = npt.NDArray[Any]
@@ -43,8 +43,7 @@ class Protection:
     """What a run does between a client's update and the server's step. `protect` makes one and checks it."""
 
     compression: Compression
-    mechanism: Any = None
-    """A `Mechanism`, or None."""
+    mechanism: Mechanism | None = None
     budget: Budget | None = None
     clip_bound: float = SECURE_BOUND
     secure: bool = False
@@ -65,7 +64,7 @@ class Protection:
     @property
     def may_be_empty(self) -> bool:
         """Whether a round without clients is one like any other: Poisson sampling may draw nobody, and noise is released."""
-        return not self.secure and self.mechanism is not None and not isinstance(self.mechanism, LocalGaussian)
+        return not self.secure and self.mechanism is not None and self.mechanism.accounted
 
     @property
     def source(self) -> str:
@@ -74,7 +73,7 @@ class Protection:
 
     def about_noise(self, d: int) -> tuple[str, ...]:
         """How long the noise on a round's mean of (d,) updates is beside them, as a sentence, where noise is on the mean."""
-        if not self.may_be_empty:
+        if self.mechanism is None or not self.may_be_empty:
             return ()
         length = self.mechanism.noise_multiplier * self.clip_bound * math.sqrt(d) / self.mechanism.expected_clients
         note = (
@@ -85,14 +84,14 @@ class Protection:
 
     def authorize(self, number: int) -> float | None:
         """The epsilon spent with round `number`, asked before it; None without privacy. Raises PrivacyBudgetError."""
-        return None if self.budget is None else self.budget.authorize(self.mechanism, number)
+        return None if self.budget is None or self.mechanism is None else self.budget.authorize(self.mechanism, number)
 
     def sample(self, clients: int, number: int) -> tuple[int, ...] | None:
         """The clients of a round, as the budget accounts for them; None where any selection will do.
 
         Local privacy is accounted for clients that take part in every round, so no selection costs more.
         """
-        if self.budget is None or isinstance(self.mechanism, LocalGaussian):
+        if self.budget is None or self.mechanism is None or self.mechanism.local:
             return None
         return self.mechanism.sample(clients, number, self.budget, self.randomness("sample", number))
 
@@ -119,7 +118,7 @@ class Protection:
         """
         if self.secure:
             return self._secure(rows, number, f, rule)
-        if self.mechanism is None or isinstance(self.mechanism, LocalGaussian):
+        if self.mechanism is None or self.mechanism.local:
             return Combined(np.asarray(rule(rows, f=f), np.float64), state)
         released, following = self.mechanism.release(rows, state, self.randomness("noise", number))
         return Combined(released.value, following)
@@ -132,7 +131,7 @@ class Protection:
 
     def _prepared(self, delta: Rows, number: int, client: int) -> Rows:
         """What a client does to its update before it sends it."""
-        if isinstance(self.mechanism, LocalGaussian):
+        if self.mechanism is not None and self.mechanism.local:
             return self.mechanism.privatize(delta, self.randomness("noise", number, client))
         return clip(delta, self.clip_bound) if self.secure else delta  # else the server clips, after decoding
 

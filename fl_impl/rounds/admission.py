@@ -1,10 +1,10 @@
-"""Which updates of a round are sound: one matrix of those, and a reason for each of the others."""
+"""Which updates of a round are sound: one matrix of those, and a reason for each of the others, from stage to stage."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,30 +20,43 @@ NON_FINITE = "non-finite numbers"
 
 @dataclass(frozen=True, eq=False)
 class Admitted:
-    """The sound updates of a round: row i is of client ids[i]."""
+    """The sound updates of a round: row i is of client ids[i]. Each stage takes one of these and gives one."""
 
     ids: tuple[int, ...]
     deltas: Matrix
     counts: npt.NDArray[np.float64]
     """Claimed numbers of samples."""
     losses: tuple[float, ...]
+    rejected: Mapping[int, str] = field(default_factory=Reasons)
+    """Why an answer is not used, or not all of it, by client."""
 
     def parted(self, byzantine: frozenset[int]) -> tuple[Admitted, Admitted]:
         """Those of the honest clients, and those of the Byzantine ones."""
         theirs = np.array([client in byzantine for client in self.ids], bool)
-        if not theirs.any():
-            return self, self.at(np.flatnonzero(theirs))
-        return self.at(np.flatnonzero(~theirs)), self.at(np.flatnonzero(theirs))
+        honest = self if not theirs.any() else self.at(np.flatnonzero(~theirs))
+        mine, others = dict[int, str](), dict[int, str]()
+        for client, reason in self.rejected.items():
+            (others if client in byzantine else mine)[client] = reason
+        return replace(honest, rejected=mine), replace(self.at(np.flatnonzero(theirs)), rejected=others)
 
     def at(self, rows: npt.NDArray[np.intp]) -> Admitted:
         """Some of the rows."""
         ids, losses = tuple(self.ids[row] for row in rows), tuple(self.losses[row] for row in rows)
-        return Admitted(ids, self.deltas[rows], self.counts[rows], losses)
+        return Admitted(ids, self.deltas[rows], self.counts[rows], losses, self.rejected)
+
+    def without(self, reasons: Mapping[int, str]) -> Admitted:
+        """These updates but for the clients that have a reason, which is kept."""
+        rows = np.flatnonzero([client not in reasons for client in self.ids])
+        return (self if len(rows) == len(self.ids) else self.at(rows)).noting(reasons)
+
+    def noting(self, reasons: Mapping[int, str]) -> Admitted:
+        """The same updates, with more reasons."""
+        return replace(self, rejected={**self.rejected, **reasons}) if reasons else self
 
 
-def admit(messages: Mapping[int, Any], d: int, round_number: int, rejected: Reasons) -> Admitted:
-    """The sound updates as one matrix; why the others are not used is written to `rejected`."""
-    rows, kept = list[Matrix](), dict[int, "ClientUpdate"]()
+def admit(messages: Mapping[int, Any], d: int, round_number: int) -> Admitted:
+    """The sound updates among the messages as one matrix, and why the others are not used."""
+    rows, kept, rejected = list[Matrix](), dict[int, "ClientUpdate"](), Reasons()
     for asked, message in messages.items():
         reason = message_fault(asked, message, round_number, kept)
         row = None if reason else as_row(message.delta)
@@ -55,17 +68,15 @@ def admit(messages: Mapping[int, Any], d: int, round_number: int, rejected: Reas
             rows.append(row)
     deltas = np.stack(rows) if rows else np.zeros((0, d), np.float32)
     counts = np.array([message.num_samples for message in kept.values()], np.float64)
-    return Admitted(tuple(kept), deltas, counts, tuple(float(message.loss) for message in kept.values()))
+    return Admitted(tuple(kept), deltas, counts, tuple(float(message.loss) for message in kept.values()), rejected)
 
 
-def without_non_finite(admitted: Admitted, rejected: Reasons) -> Admitted:
-    """The rows that are finite, for updates that are sound but for that; the others are noted in `rejected`."""
+def without_non_finite(admitted: Admitted) -> Admitted:
+    """The rows that are finite, for updates that are sound but for that."""
     if np.isfinite(admitted.deltas).all():
         return admitted
-    finite = np.flatnonzero(np.isfinite(admitted.deltas).all(axis=1))
-    sound = admitted.at(finite)
-    rejected |= dict.fromkeys(set(admitted.ids) - set(sound.ids), NON_FINITE)
-    return sound
+    wrong = np.flatnonzero(~np.isfinite(admitted.deltas).all(axis=1))
+    return admitted.without({admitted.ids[row]: NON_FINITE for row in wrong})
 
 
 def message_fault(asked: int, message: Any, round_number: int, kept: Mapping[int, Any]) -> str:
@@ -113,21 +124,28 @@ def stacked(first: Admitted, second: Admitted) -> Admitted:
         np.concatenate([first.deltas, second.deltas]),
         np.concatenate([first.counts, second.counts]),
         first.losses + second.losses,
+        {**first.rejected, **second.rejected},
     )
 
 
-def joined(first: Admitted, second: Admitted) -> Admitted:
-    """Both, in the order of the clients."""
-    if not first.ids or not second.ids:
-        return first if first.ids else second
-    both = stacked(first, second)
-    return both.at(np.argsort(both.ids, kind="stable"))
+def joined(parts: Iterable[Admitted]) -> Admitted:
+    """All of them, in the order of the clients."""
+    whole, *others = parts
+    for part in others:
+        if not part.ids or not whole.ids:
+            whole = (whole if whole.ids else part).noting({**whole.rejected, **part.rejected})
+        else:
+            both = stacked(whole, part)
+            whole = both.at(np.argsort(both.ids, kind="stable"))
+    return whole
 
 
-def replaced(trained: Admitted, byzantine: frozenset[int], struck: Admitted) -> Admitted:
-    """What was trained with the rows of the Byzantine clients overwritten by what they sent, or left out if they did not."""
+def replaced(trained: Admitted, byzantine: frozenset[int], sent: Admitted) -> Admitted:
+    """What was trained, with the rows of the Byzantine clients overwritten by what they sent, or left out if they did not."""
     place = {client: row for row, client in enumerate(trained.ids)}
-    rows = [place[client] for client in struck.ids]
-    trained.deltas[rows], trained.counts[rows] = struck.deltas, struck.counts
-    kept = [row for row, client in enumerate(trained.ids) if client not in byzantine or client in set(struck.ids)]
-    return trained if len(kept) == len(trained.ids) else trained.at(np.array(kept, np.intp))
+    rows = [place[client] for client in sent.ids]
+    trained.deltas[rows], trained.counts[rows] = sent.deltas, sent.counts
+    silent = byzantine.difference(sent.ids)
+    kept = [row for row, client in enumerate(trained.ids) if client not in silent]
+    whole = trained if len(kept) == len(trained.ids) else trained.at(np.array(kept, np.intp))
+    return whole.noting(sent.rejected)

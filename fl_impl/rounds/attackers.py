@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +12,21 @@ import numpy as np
 from fl_impl.clients import ClientUpdate
 from fl_impl.common.counts import floor_of
 from fl_impl.common.randomness import generator
-from fl_impl.rounds.admission import Admitted, Reasons, admit, without_non_finite
+from fl_impl.rounds.admission import Admitted, admit, without_non_finite
 
 if TYPE_CHECKING:
     from fl_impl.attacks import Attack
     from fl_impl.data import Dataset
-    from fl_impl.rounds.evaluation import Ground
+    from fl_impl.rounds.evaluation import Setup
     from fl_impl.training.parameters import Vector
 
 
 @dataclass(eq=False)
-class Assault:
-    """An attack by floor(fraction n) of n clients, the same ones always, in rounds start to stop."""
+class Attackers:
+    """floor(fraction n) of n clients, the same ones always, that attack in rounds start to stop; nobody without an attack."""
 
-    attack: Attack
-    fraction: float
+    attack: Attack | None = None
+    fraction: float = 0.0
     start: int = 1
     stop: int | None = None
     seed: int = 0
@@ -35,19 +36,28 @@ class Assault:
     """What the attacker wants said of a test data set, by its identity."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a fraction that is none."""
+        """Raise ValueError for what is no fraction."""
         if not 0 <= self.fraction <= 1:
             raise ValueError(f"fraction is the share of the clients that attacks, from 0 to 1; got {self.fraction}")
 
-    def byzantine(self, population: int, round_number: int) -> frozenset[int]:
-        """Who attacks in this round, if selected."""
-        if round_number < self.start or (self.stop is not None and round_number > self.stop):
+    @property
+    def spec(self) -> str:
+        """The attack as text, "" without one."""
+        return self.attack.spec if self.attack else ""
+
+    def among(self, chosen: Iterable[int], population: int, round_number: int) -> frozenset[int]:
+        """Which of the chosen clients attack in this round."""
+        if self.attack is None or round_number < self.start or (self.stop is not None and round_number > self.stop):
             return frozenset()
-        return members(self.seed, floor_of(self.fraction, population), population)
+        return members(self.seed, floor_of(self.fraction, population), population).intersection(chosen)
+
+    def trainees(self, clients: Sequence[Any], chosen: Iterable[int], byzantine: frozenset[int]) -> dict[int, Any]:
+        """Who trains for each chosen client: itself, or its poisoned double."""
+        return {i: self.trainee(clients[i], i) if i in byzantine else clients[i] for i in chosen}
 
     def trainee(self, client: Any, number: int) -> Any:
         """Who trains for a Byzantine client: itself, on poisoned data where the attack poisons data."""
-        if not self.attack.stages("data"):
+        if self.attack is None or not self.attack.stages("data"):
             return client
         if not hasattr(client, "poisoned"):
             raise ValueError(
@@ -58,32 +68,32 @@ class Assault:
             self.poisoned[number] = client.poisoned(self.attack, generator(self.seed, "poison", number))
         return self.poisoned[number]
 
-    def strike(
-        self, honest: Admitted, own: Admitted, round_number: int, rejected: Reasons, memory: dict[str, Any], **context: Any
-    ) -> Admitted:
-        """What the attackers send instead of their own updates, as far as it is sound; otherwise why not in `rejected`."""
+    def messages(self, honest: Admitted, own: Admitted, round_number: int, memory: dict[str, Any], **context: Any) -> Admitted:
+        """What the attackers send instead of their own updates, as far as it is sound."""
+        if self.attack is None or not own.ids:
+            return own
         rng, rows = generator(self.seed, "strike", round_number), own.deltas
         if self.attack.stages("update") and honest.ids:
-            told = {"own": own.deltas, "memory": memory, "ids": np.array(honest.ids), **context}
-            rows = np.asarray(self.attack.craft(honest.deltas, len(own.ids), rng, **told))
-        sent = Admitted(own.ids, rows, own.counts, own.losses)
+            known = {"own": own.deltas, "memory": memory, "ids": np.array(honest.ids), **context}
+            rows = np.asarray(self.attack.craft(honest.deltas, len(own.ids), rng, **known))
+        sent = replace(own, deltas=rows)
         if not self.attack.stages("protocol"):
-            return without_non_finite(sent, rejected)
-        messages: dict[int, ClientUpdate | None] = {}
+            return without_non_finite(sent)
+        tampered: dict[int, ClientUpdate | None] = {}
         for client, row, count, loss in zip(sent.ids, sent.deltas, sent.counts, sent.losses, strict=True):
             update = ClientUpdate(row, int(count), loss, client=client)
-            messages[client] = self.attack.tamper(update, rng, memory=memory)
-        return admit(messages, rows.shape[1], round_number, rejected)
+            tampered[client] = self.attack.tamper(update, rng, memory=memory)
+        return admit(tampered, rows.shape[1], round_number).noting(own.rejected)
 
-    def success(self, ground: Ground, parameters: Vector) -> float | None:
+    def success(self, setup: Setup, parameters: Vector) -> float | None:
         """The share of the test samples the attacker cares about that are read as it wishes; None where it only harms."""
-        if ground.task is None or ground.test is None:
+        if self.attack is None or setup.task is None or setup.test is None:
             return None
-        key = id(ground.test)
+        key = id(setup.test)
         if key not in self.aims:
-            self.aims[key] = self.attack.aim(ground.test, generator(self.seed, "aim"))
+            self.aims[key] = self.attack.aim(setup.test, generator(self.seed, "aim"))
         aim = self.aims[key]
-        return ground.task.evaluate(parameters, aim).accuracy if aim is not None and len(aim) else None
+        return setup.task.evaluate(parameters, aim).accuracy if aim is not None and len(aim) else None
 
 
 @lru_cache

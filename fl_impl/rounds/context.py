@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,22 +10,24 @@ import numpy as np
 
 from fl_impl.clients import SimulatedClient
 from fl_impl.common.randomness import generator
+from fl_impl.rounds.admission import stacked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fl_impl.aggregators import Aggregator
     from fl_impl.rounds.admission import Admitted
-    from fl_impl.rounds.checkpoints import RunState
+    from fl_impl.rounds.state import RunState
 
 ROOT_SAMPLES: Final = 100
 """How many clean samples the server holds itself, for a rule that wants its own update."""
 
 
 @dataclass(frozen=True, eq=False)
-class Server:
-    """What the server knows in a round."""
+class RoundContext:
+    """A rule, and what the server knows in a round that it may be told."""
 
+    rule: Aggregator
     state: RunState
     clients: Sequence[Any]
     seed: int
@@ -32,17 +35,30 @@ class Server:
     hidden: frozenset[str] = frozenset()
     """What privacy or secure aggregation keeps from the server."""
 
-    def context(self, rule: Aggregator, admitted: Admitted, purpose: str = "rule") -> dict[str, Any]:
-        """The keywords that this rule takes, as far as there is something to tell."""
+    def bound(self, admitted: Admitted) -> Callable[..., Any]:
+        """The rule as (rows, f) -> (d,), with its context: of the rows that arrived, or of what secure sums make of them."""
+        return lambda rows, f: self.rule(rows, f=f, **self.told(admitted))
+
+    def preview(self, honest: Admitted, own: Admitted, f: int) -> dict[str, Any]:
+        """What a white-box attacker knows of the server: the rule as (n, d) -> (d,), honest rows first, and its last result."""
+
+        @functools.cache
+        def told() -> dict[str, Any]:
+            return self.told(stacked(honest, own), "preview") if self.rule.keywords.context else {}
+
+        return {"aggregate": lambda updates: self.rule(updates, f=f, **told()), "previous": self.state.previous}
+
+    def told(self, admitted: Admitted, purpose: str = "rule") -> dict[str, Any]:
+        """The keywords that the rule takes, as far as there is something to tell."""
         sources = {
             "weights": lambda: admitted.counts,
-            "previous": lambda: self.state.single.get("previous"),
+            "previous": lambda: self.state.previous,
             "root": self.root,
             "history": lambda: self.history(admitted),
             "rng": lambda: generator(self.seed, purpose, self.round),
         }
-        told = {name: sources[name]() for name in sources if name in rule.keywords.context - self.hidden}
-        return {name: value for name, value in told.items() if value is not None}
+        known = {name: source() for name, source in sources.items() if name in self.rule.keywords.context - self.hidden}
+        return {name: value for name, value in known.items() if value is not None}
 
     def root(self) -> Any:
         """(d,): the update of a client of the server's own, on clean samples; None where clients are not simulated."""
@@ -56,10 +72,10 @@ class Server:
     def history(self, admitted: Admitted) -> Any:
         """(n, d): the sum of what each client has sent, in this round too."""
         nothing = np.zeros(admitted.deltas.shape[1], np.float32)
-        return admitted.deltas + np.stack([self.state.history.get(str(client), nothing) for client in admitted.ids])
+        return admitted.deltas + np.stack([self.state.history.get(client, nothing) for client in admitted.ids])
 
-    def remember(self, rule: Aggregator, admitted: Admitted, result: Any) -> None:
+    def remember(self, admitted: Admitted, result: Any) -> None:
         """Keep what the next round may be asked for."""
-        self.state.single["previous"] = result.astype(np.float32)
-        if "history" in rule.keywords.context - self.hidden:
-            self.state.history |= {str(i): total for i, total in zip(admitted.ids, self.history(admitted), strict=True)}
+        self.state.previous = result.astype(np.float32)
+        if "history" in self.rule.keywords.context - self.hidden:
+            self.state.history |= dict(zip(admitted.ids, self.history(admitted), strict=True))

@@ -1,4 +1,4 @@
-"""Where a federation starts, and how good its global model is."""
+"""The initial model of a federation, and how good its global model is."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ UNKNOWN = Evaluation(math.nan, math.nan)
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
-    """Where a federation starts and what it is measured by."""
+class Setup:
+    """The initial model of a federation, and how a global model is evaluated."""
 
     initial: Vector
     evaluate: Evaluate
@@ -31,21 +31,21 @@ class Ground:
     test: Dataset | None = None
 
 
-def ground_of(config: FLConfig, clients: Sequence[Any], parameters: Any, evaluate: Evaluate | None) -> Ground:
-    """The start and the measure: the user's own, else those of simulated clients, else those of the configured data.
+def set_up(config: FLConfig, clients: Sequence[Any], parameters: Any, evaluate: Evaluate | None) -> Setup:
+    """Initial model and evaluation: the user's own, else those of simulated clients, else those of the configured data.
 
     With parameters of the user's own and no evaluate, clients that have `evaluate` are asked, and their mean is taken.
     """
     first = clients[0]
     if parameters is not None:
         own = np.array(parameters, np.float32)
-        return Ground(own, evaluate or (lambda vector: asked(clients, vector)))
+        return Setup(own, evaluate or (lambda vector: asked(clients, vector)))
     if type(first) is SimulatedClient:
         task, test = first.task, first.test
     else:
         problem = make_problem(config)
         task, test = problem.task, problem.test
-    return Ground(task.initial, evaluate or (lambda vector: task.evaluate(vector, test)), task, test)
+    return Setup(task.initial, evaluate or (lambda vector: task.evaluate(vector, test)), task, test)
 
 
 def asked(clients: Sequence[Any], parameters: Vector) -> Evaluation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ import numpy.typing as npt
 from fl_impl.clients import SimulatedClient
 from fl_impl.common.counts import floor_of
 from fl_impl.common.randomness import generator
-from fl_impl.rounds.admission import Admitted, Matrix, Reasons, admit, joined, without_non_finite
+from fl_impl.rounds.admission import Admitted, Matrix, admit, joined, without_non_finite
+from fl_impl.rounds.asking import ask_all
 from fl_impl.training.cohort import train_together
 
 if TYPE_CHECKING:
@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 Vector64 = npt.NDArray[np.float64]
 
 
+def choose(config: FLConfig, population: int, round_number: int) -> tuple[int, ...]:
+    """The clients of a round, in order: as the privacy budget accounts for them, else `select`."""
+    drawn = config.protection.sample(population, round_number) if config.protection else None
+    return select(config, population, round_number) if drawn is None else drawn
+
+
 def select(config: FLConfig, population: int, round_number: int) -> tuple[int, ...]:
-    """The clients of a round: floor(fraction_fit n) of n, drawn without replacement, in order."""
+    """floor(fraction_fit n) of n clients, one at least, drawn without replacement, in order."""
     count = max(1, floor_of(config.fraction_fit, population))
     if count == population:
         return tuple(range(population))
@@ -36,24 +42,26 @@ def train(
     clients: Mapping[int, Any],
     parameters: Vector,
     round_number: int,
-    rejected: Reasons,
     *,
     control: Vector | None = None,
     timeout: float | None = None,
+    workers: int | None = None,
 ) -> Admitted:
-    """Everybody's sound update: simulated clients train in one program, others are asked one after another."""
+    """Everybody's sound update: simulated clients train in one program, others are asked `workers` at a time.
+
+    timeout: seconds that all others together may take.
+    """
     cohorts: dict[tuple[int, int], dict[int, SimulatedClient]] = {}
-    answers: dict[int, Any] = {}
+    own: dict[int, Any] = {}
     for i, client in clients.items():
         if type(client) is SimulatedClient:
             cohorts.setdefault((id(client.task), id(client.recipe)), {})[i] = client
         else:
-            answers |= ask(i, client, parameters.copy(), round_number, rejected, timeout)
-    admitted = admit(answers, len(parameters), round_number, rejected)
-    for cohort in cohorts.values():
-        trained = train_cohort(cohort, parameters, round_number, control)
-        admitted = joined(without_non_finite(trained, rejected), admitted)
-    return admitted
+            own[i] = client
+    answers = ask_all(own, parameters, round_number, timeout=timeout, workers=workers)
+    asked = admit(answers.messages, len(parameters), round_number).noting(answers.rejected)
+    trained = [train_cohort(cohort, parameters, round_number, control) for cohort in cohorts.values()]
+    return joined([*map(without_non_finite, trained), asked])
 
 
 def train_cohort(
@@ -64,56 +72,6 @@ def train_cohort(
     trained = train_together(cohort[0].task, cohort[0].recipe, cohort, parameters, round_number, control)
     counts = np.array([len(client.rows) for client in cohort], np.float64)
     return Admitted(tuple(clients), trained.deltas, counts, tuple(trained.losses))
-
-
-def ask(
-    number: int, client: Any, parameters: Vector, round_number: int, rejected: Reasons, timeout: float | None
-) -> dict[int, Any]:
-    """What a client of the user's own answers, by its number; nothing, and the reason in `rejected`, where it does not.
-
-    A client that hangs is left behind in its thread, which ends with the process.
-    """
-    answers: list[Any] = []
-
-    def fit() -> None:
-        try:
-            answers.append(client.fit(parameters, round_number))
-        except Exception as error:  # noqa: BLE001  # whatever a client raises is its fault, and is recorded
-            rejected[number] = f"raised {type(error).__name__}: {error}"
-
-    if timeout is None:
-        fit()
-    else:
-        thread = threading.Thread(target=fit, daemon=True)
-        thread.start()
-        thread.join(timeout)
-        if thread.is_alive():
-            rejected[number] = f"timed out after {timeout} s"
-            return {}
-    if answers and isinstance(answers[0], list) and answers[0]:
-        rejected[number] = f"duplicate: it sent {len(answers[0])} updates, the first one counts"
-        return {number: answers[0][0]}
-    return {number: answers[0]} if answers else {}
-
-
-def quorum(config: FLConfig, admitted: Admitted, rejected: Reasons, round_number: int) -> int:
-    """f for the sound updates of a round. Raises ValueError where there are fewer than the quorum or the rule needs.
-
-    Under Poisson sampling a round may be empty, and its release is noise: then the quorum of one is none.
-    """
-    n = len(admitted.ids)
-    f = config.tolerated(n)
-    nobody_drawn = not n and not rejected
-    if nobody_drawn and config.protection and config.protection.may_be_empty and config.min_clients <= 1:
-        return f
-    needed = max(config.min_clients, config.rule.min_clients(f))
-    if n < needed:
-        reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(rejected.items())) or "none"
-        raise ValueError(
-            f"round {round_number}: {n} sound updates, but {needed} are needed (min_clients={config.min_clients}, "
-            f"{config.rule.spec} with f={f}). Rejected: {reasons}"
-        )
-    return f
 
 
 def scaffold_control(config: FLConfig, control: Matrix | None, aggregate: Vector64, n: int, population: int) -> Matrix:

@@ -57,7 +57,7 @@ class Trainee(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What came of it."""
+    """What local training gave: an update and a loss for each client."""
 
     deltas: Vector
     """(n, d) float32: parameters after training minus before."""

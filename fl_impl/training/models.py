@@ -38,7 +38,7 @@ def mlp(data: Dataset, *, hidden: int = 64, layers: int = 1) -> nn.Module:
 
 @model
 def linear(data: Dataset) -> nn.Module:
-    """Logistic (or linear) regression."""
+    """One linear layer: logistic regression, or linear regression where there are no classes."""
     return nn.Sequential(nn.Linear(features(data), outputs(data)))
 
 
@@ -57,7 +57,7 @@ def cnn(data: Dataset, *, channels: int = 8) -> nn.Module:
 
 
 def features(data: Dataset) -> int:
-    """Numbers in one input."""
+    """The number of entries of one input."""
     return math.prod(data.x.shape[1:])
 
 

@@ -27,7 +27,7 @@ class Layout:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers in each."""
+        """The number of entries of each parameter."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @cached_property

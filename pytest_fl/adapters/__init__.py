@@ -6,41 +6,40 @@ as an entry point in the group `pytest_fl.adapters`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final, Unpack
 
-from pytest_fl.adapters import ours
-from pytest_fl.adapters.functions import subject
+from pytest_fl.adapters import functions, ours
+from pytest_fl.adapters.options import Options
 from pytest_fl.adapters.process import command
 from pytest_fl.adapters.registry import adapted, adapter
 from pytest_fl.subjects.subject import Subject
 
 __all__ = ["adapter", "as_subject", "command"]
 
-Kappa = Callable[[int, int], float]
+CALLING: Final = frozenset({"form", "result", "root", "f"})
+"""Options that say how a rule is called."""
 
 
-def as_subject(
-    aggregator: object,
-    *,
-    min_clients: Callable[[int], int] | None = None,
-    kappa: Kappa | None = None,
-    symmetries: Iterable[str] | None = None,
-    claims: str | None = None,
-) -> Subject:
+def as_subject(aggregator: object, **options: Unpack[Options]) -> Subject:
     """The subject of an aggregator of any kind, with what its library documents and what the caller claims for it.
 
-    `aggregator`: a function `rule(updates)` or `rule(updates, f)` over numpy, torch, JAX or lists; a class built for
-    each f; a configured object; a tuple of pre-aggregators and a rule; a strategy or function of Flower, a rule of
-    ByzFL, byzpy or krum; an `Aggregator` of fl_impl; a spec (`"nnm|trimmed_mean"`, `"package.module:attribute"`); a
-    `command`. `claims="krum"` holds it to the constants of `pytest_fl.oracles.theory.RULES["krum"]`; what is given beside it
-    goes before. Raises ValueError for what is none of these, and for claims of the wrong kind.
+    `aggregator`: a function `rule(updates)` or `rule(updates, f)` over numpy, torch, JAX, lists, state dicts or any other
+    form of `adapters.containers.FORMS`; a class built for each f; a configured object; a tuple of pre-aggregators and a
+    rule; a strategy or function of Flower, a rule of ByzFL, byzpy or krum; an `Aggregator` of fl_impl; a spec
+    (`"nnm|trimmed_mean"`, `"package.module:attribute"`); a `command`. `options`: see `adapters.options.Options`;
+    `claims="krum"` holds it to the constants of `pytest_fl.oracles.theory.RULES["krum"]`, and what is given beside it goes
+    before. Raises ValueError for what is none of these, and for options of the wrong kind.
     """
-    found = _found(aggregator)
+    known = Options(**{name: value for name, value in options.items() if value is not None})  # type: ignore[typeddict-item]
+    subject = _subject_of(aggregator, known)
+    claims, min_clients, kappa, symmetries = (
+        known.get("claims"), known.get("min_clients"), known.get("kappa"), known.get("symmetries"),
+    )  # fmt: skip
     if claims is not None:
-        found = _claiming(found, claims)
+        subject = _claiming(subject, claims)
     changes: dict[str, Any] = {}
     if min_clients is not None:
         changes["min_clients"] = _function_of("min_clients", min_clients, "f", 1)
@@ -49,18 +48,23 @@ def as_subject(
         changes["exact"] = False
     if symmetries is not None:
         changes["symmetries"] = _known(symmetries)
-    return replace(found, **changes)
+    return replace(subject, **changes)
 
 
-def _found(aggregator: object) -> Subject:
+def _subject_of(aggregator: object, options: Options) -> Subject:
     if isinstance(aggregator, Subject):
         return aggregator
     if isinstance(aggregator, str):
-        return _spec(aggregator)
-    return adapted(aggregator) or subject(aggregator)
+        return _spec(aggregator, options)
+    by_library = adapted(aggregator)
+    if by_library is None:
+        return functions.subject(aggregator, options=options)
+    if said := sorted(CALLING & options.keys()):
+        raise ValueError(f"expected {', '.join(said)} for a rule of your own only; {by_library.name} is called by its adapter")
+    return by_library
 
 
-def _spec(text: str) -> Subject:
+def _spec(text: str, options: Options) -> Subject:
     """A rule of fl_impl by name, or what stands at `module:name`, `module:name(option=1)`, `module:step|module:rule`."""
     from fl_impl.common.specs import split  # noqa: PLC0415  # fl_impl is loaded when a rule is needed, not when the plugin is
 
@@ -68,7 +72,7 @@ def _spec(text: str) -> Subject:
     if not all(":" in part.partition("(")[0] for part in parts):
         return ours.of_spec(text)
     steps = tuple(_imported(part.strip()) for part in parts)
-    return _found(steps if len(steps) > 1 else next(iter(steps)))
+    return _subject_of(steps if len(steps) > 1 else next(iter(steps)), options)
 
 
 def _imported(text: str) -> object:
@@ -83,12 +87,12 @@ def _imported(text: str) -> object:
     return partial(made, *spec.arguments, **spec.options) if spec.arguments or spec.options else made
 
 
-def _claiming(found: Subject, claims: str) -> Subject:
+def _claiming(subject: Subject, claims: str) -> Subject:
     from pytest_fl.oracles.theory import rule_theory  # noqa: PLC0415  # the bounds are loaded when somebody claims one
 
-    rule, needed = rule_theory(claims), found.min_clients
+    rule, needed = rule_theory(claims), subject.min_clients
     return replace(
-        found, kappa=rule.kappa, exact=rule.exact, symmetries=rule.symmetries, rule=rule.name,
+        subject, kappa=rule.kappa, exact=rule.exact, symmetries=rule.symmetries, rule=rule.name,
         min_clients=lambda f: max(needed(f), rule.min_clients(f)),
     )  # fmt: skip
 

@@ -2,62 +2,105 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pytest_fl.adapters.containers import FORMS, Form, Rule, find_form, first_accepted, in_form
+from pytest_fl.adapters.containers import Form, form_named, forms
+from pytest_fl.adapters.handing import in_other_memory, in_other_ways
+from pytest_fl.adapters.models import Layout, layout_of, one_layer, several_layers
+from pytest_fl.adapters.options import Options
+from pytest_fl.adapters.readings import Reading
 from pytest_fl.adapters.registry import origin
 from pytest_fl.adapters.signatures import Fixed, Telling, fixed_in, telling
+from pytest_fl.adapters.trial import EXAMPLES, Apply, D, Root, Trial, Way, layered, refused, refuses_float64, tried
 from pytest_fl.subjects.subject import Subject, majority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-METHODS: Final = ("__call__", "aggregate", "aggregate_vectors", "pre_aggregate")
-"""Methods of an object that may be the rule, in the order in which they are looked for."""
+    from pytest_fl.subjects.subject import Updates
+
+METHODS: Final = (
+    "__call__", "aggregate", "aggregate_vectors", "aggregate_updates", "aggregate_models", "aggregate_weights",
+    "aggregate_parameters", "aggregate_gradients", "aggregate_fit", "pre_aggregate", "aggregation",
+)  # fmt: skip
+"""Methods of an object that may be the rule, in the order in which they are looked for; then any one with aggregat in it."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A rule, or a step before one: (updates in its container, f) -> what it returns."""
+    """A rule, or a step before one."""
 
-    apply: Rule
+    apply: Apply
     how: str
     """How it is told f, in a few words."""
     fixed: Fixed | None = None
     """The f of a configured object."""
+    counts: bool = False
+    """Whether it is told sample counts beside the updates."""
+    root: bool = False
+    """Whether it is told the server's own update."""
 
 
 def subject(
     rule: object, *, form: str | None = None, min_clients: Callable[[int], int] = majority, prefix: str = "",
-    conventions: str = "",
+    conventions: str = "", options: Options | None = None,
 ) -> Subject:  # fmt: skip
     """The subject of a function, a class built for each f, a configured object, or a tuple of those as a pipe.
 
     `form` names one of `containers.FORMS` where it is known; otherwise it is found by trying.
     Raises ValueError where the signature leaves open how the rule is called.
     """
-    stage = staged(rule)
-    found = FORMS[form] if form else _tried(rule, stage, min_clients)
+    said = options or Options()
+    needed = said.get("min_clients") or min_clients
+    stage = staged(rule, said)
     fixed = stage.fixed
+    f = fixed.f if fixed and fixed.f is not None else 1
+    n = max(needed(f) if callable(needed) else 0, 4 * f + 7)
+    copied = _copied(rule, said)
+    trial = _tried(copied, said, n, f, form)
+    way = trial.way or Way(next(forms()), root=_root(stage, said))
+    call = _calling(stage.apply, way) if trial.way else _retried(stage, said)
+    facts = [stage.how, str(way.reading)]
+    changes: dict[str, Any] = {}
+    if trial.way and trial.d != D:
+        call, changes["most_d"] = _padded(call, trial.d), trial.d
+        facts.append(f"made for {trial.d} coordinates")
+    if trial.way and not trial.hung and way.form.layered and "most_d" not in changes:
+        several, treatment = layered(copied.apply, way, n, f)
+        changes["layered_call"] = several and _calling(stage.apply, several)
+        changes["layers"] = treatment
+        facts.append(treatment)
+    if trial.way and way.form.carries_counts | stage.counts:
+        changes["call_with_counts"] = partial(_counted, stage.apply, way)
+    if trial.way and not trial.hung and refuses_float64(copied.apply, way, n, f, trial.d):
+        call, changes["float32_only"] = _narrowed(call), True
+        facts.append("takes float32 only")
+    if trial.way and way.form.name == "torch tensor" and not changes:
+        changes["tensor_call"] = partial(_differentiably, stage.apply, way)
+    called = ", ".join(filter(None, (f"called as {named(rule)}({way.form.name})", *facts)))
     return Subject(
         name=".".join(filter(None, (prefix, named(rule)))),
-        call=in_form(stage.apply, found) if found else first_accepted(stage.apply),
-        container=found.container if found else "numpy",
-        tensor_call=stage.apply if found and found.name == "torch tensor" else None,
+        call=call,
+        container=way.form.container if trial.way else "numpy",
         min_clients=min_clients,
         fixed_f=fixed.f if fixed else None,
         admits=fixed.admits if fixed and fixed.fraction is not None else None,
-        conventions="; ".join(filter(None, (conventions, stage.how, found and f"given a {found.name}"))),
-        details=origin(rule),
+        conventions="; ".join(filter(None, (conventions, stage.how, trial.way and f"given a {way.form.name}"))),
+        called=called,
+        other_ways=in_other_ways(rule, stage.apply, way) if trial.way and trial.d == D else {},
+        other_memory=in_other_memory(stage.apply, way) if trial.way and trial.d == D else {},
+        details={**origin(rule), "form": way.form.name if trial.way else ""},
+        **changes,
     )
 
 
@@ -67,23 +110,135 @@ def refuse_alone(rule: object, is_step: bool, example: str) -> None:
         raise ValueError(f"expected a rule, got the pre-aggregator {named(rule)}: put a rule after it, as in {example}")
 
 
-def _tried(rule: object, stage: Stage, min_clients: Callable[[int], int]) -> Form | None:
-    """The form, found on a copy: what the trial leaves in the object must not reach the checks."""
+def _copied(rule: object, said: Options) -> Stage:
+    """A copy for the trial: what that leaves in the object must not reach the checks."""
     with suppress(Exception):  # objects refuse to be copied in many ways; then the trial takes the object itself
-        stage = staged(copy.deepcopy(rule))
-    f = stage.fixed.f if stage.fixed and stage.fixed.f is not None else 1
-    return find_form(stage.apply, max(min_clients(f), 4 * f + 7), f)
+        return staged(copy.deepcopy(rule), said)
+    return staged(rule, said)
 
 
-def staged(rule: object) -> Stage:
+def _tried(stage: Stage, said: Options, n: int, f: int, form: str | None) -> Trial:
+    """The form, found by trying."""
+    if form:
+        return Trial(Way(form_named(form), root=_root(stage, said)))  # the library's adapter knows
+    return tried(stage.apply, n, f, _ways(stage, said))
+
+
+def _ways(stage: Stage, said: Options) -> Iterator[Way]:
+    """The ways to try: all forms, or the one that the caller says; clients of one layer first, then of several."""
+    wanted, result = said.get("form"), said.get("result")
+    layouts: tuple[Layout, ...] = (one_layer, several_layers)
+    if isinstance(wanted, str):
+        chosen = [form_named(wanted)]
+    elif wanted is not None:
+        layers = layout_of(wanted)
+        size = sum(layer.size for layer in layers)
+        layouts = (lambda d: layers if d == size else one_layer(d),)
+        chosen = [form for form in forms() if form.layered]
+    else:
+        chosen = list(forms())
+    for layout in layouts:
+        for form in chosen:
+            if layout is one_layer or form.layered:
+                yield Way(form, layout, _reading(result), _root(stage, said))
+
+
+def _reading(result: Any) -> Reading:
+    """How the caller says that the result is read."""
+    if result is None:
+        return Reading()
+    if callable(result):
+        return Reading("own", own=result)
+    if result in {"index", "mask", "indices", "weights", "client"}:
+        return Reading(result, own=None, path=())
+    return Reading("own", own=lambda value: getattr(value, result) if hasattr(value, str(result)) else value[result])
+
+
+def _root(stage: Stage, said: Options) -> Root:
+    """What the server learnt from data of its own: the caller's function, else the median of the updates that are numbers."""
+    if not stage.root:
+        return None
+    given = said.get("root")
+    return given if callable(given) else _median_of_numbers
+
+
+def _median_of_numbers(updates: Updates) -> Updates:
+    finite = updates[np.isfinite(updates).all(axis=1)]
+    return np.median(finite if len(finite) else np.zeros_like(updates), axis=0).astype(updates.dtype)
+
+
+def _calling(apply: Apply, way: Way) -> Callable[[Updates, int], Any]:
+    return lambda updates, f: way.call(apply, updates, f, [EXAMPLES] * len(updates))
+
+
+def _counted(apply: Apply, way: Way, updates: Updates, f: int, counts: list[int]) -> Any:
+    return way.call(apply, updates, f, counts)
+
+
+def _differentiably(apply: Apply, way: Way, updates: Any, f: int) -> Any:
+    n = len(updates)
+    return apply(updates, n, f, [EXAMPLES] * n, way.root)
+
+
+def _retried(stage: Stage, said: Options) -> Callable[[Updates, int], Any]:
+    """The rule in the first form in which it does not raise, tried anew at each call; then what each attempt raised."""
+    ways = list(_ways(stage, said))
+
+    def call(updates: Updates, f: int) -> Any:
+        errors = list[tuple[str, BaseException]]()
+        for way in ways:
+            try:
+                given = way.form.give(updates, [EXAMPLES] * len(updates), way.layout)
+                return stage.apply(given, len(updates), f, [EXAMPLES] * len(updates), way.own(updates))
+            except Exception as error:  # noqa: BLE001  # foreign code raises anything
+                errors.append((str(way), error))
+        if len({(type(error), str(error)) for _, error in errors}) == 1:  # the same mistake in each form: it is the rule's own
+            raise errors[0][1]
+        raise ValueError(f"expected a rule that takes (n, d) updates in one of these forms: {refused(errors)}")
+
+    return call
+
+
+def _padded(call: Callable[[Updates, int], Any], size: int) -> Callable[[Updates, int], Any]:
+    """A rule that is made for `size` coordinates, on fewer: zeros stand in the others."""
+
+    def padded(updates: Updates, f: int) -> Any:
+        d = updates.shape[1]
+        if d >= size:
+            return call(updates, f)
+        result = call(np.pad(updates, ((0, 0), (0, size - d))), f)
+        return result[:d] if np.shape(result) == (size,) else result
+
+    return padded
+
+
+def _narrowed(call: Callable[[Updates, int], Any]) -> Callable[[Updates, int], Any]:
+    def narrowed(updates: Updates, f: int) -> Any:
+        with np.errstate(over="ignore"):
+            return call(updates.astype(np.float32), f)
+
+    return narrowed
+
+
+def staged(rule: object, said: Options | None = None) -> Stage:
     """How a function, a class, a configured object, or a tuple of them is called."""
+    options = said or Options()
+    f = options.get("f")
+    stage = _staged(rule, options)
+    if isinstance(f, int):
+        fixed = Fixed(f"f={f}", f=f)
+        return replace(stage, fixed=fixed, how=f"{stage.how}, {fixed}" if stage.fixed is None else str(fixed))
+    return stage
+
+
+def _staged(rule: object, said: Options) -> Stage:
     if isinstance(rule, tuple):
-        return _pipe([staged(step) for step in rule])
+        return _pipe([_staged(step, said) for step in rule])
     if inspect.isclass(rule) or (isinstance(rule, partial) and inspect.isclass(rule.func)):
-        return _class(rule)
+        return _class(rule, said)
     if inspect.isroutine(rule) or isinstance(rule, partial):
-        return _function(rule)
-    return _function(method(rule))
+        return _function(rule, said)
+    return _function(method(rule), said)
 
 
 def _pipe(stages: list[Stage]) -> Stage:
@@ -93,52 +248,97 @@ def _pipe(stages: list[Stage]) -> Stage:
         got = ", ".join(map(str, fixed)) or "an empty one"
         raise ValueError(f"expected a tuple of steps for one f, the rule last; got {got}")
 
-    def apply(updates: Any, f: int) -> Any:
+    def apply(updates: Any, _n: int, f: int, counts: Sequence[int], root: Any) -> Any:
         for stage in stages:
-            updates = stage.apply(updates, f)
+            updates = stage.apply(updates, len(updates), f, counts[: len(updates)], root)
         return updates
 
-    return Stage(apply, ", then ".join(dict.fromkeys(stage.how for stage in stages)), fixed.pop() if fixed else None)
+    return Stage(
+        apply, ", then ".join(dict.fromkeys(stage.how for stage in stages)), fixed.pop() if fixed else None,
+        any(stage.counts for stage in stages), any(stage.root for stage in stages),
+    )  # fmt: skip
 
 
 def method(instance: object) -> Callable[..., Any]:
-    """The method of an object that is its rule. Raises ValueError where it has none."""
+    """The method of an object that is its rule. Raises ValueError where it has none, or several that may be it."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(instance, torch.nn.Module):
         return instance.forward  # type: ignore[attr-defined]  # every Module has it; its __call__ hides the signature
     for name in METHODS:
-        if callable(found := getattr(instance, name, None)):
-            return found
+        if callable(known := getattr(instance, name, None)):
+            return known
+    alike = [name for name in dir(type(instance)) if "aggregat" in name.lower() and not name.startswith("_")]
+    if len(alike) == 1:
+        return getattr(instance, alike[0])
+    public = [name for name in dir(type(instance)) if not name.startswith("_") and callable(getattr(instance, name, None))]
+    remedy = f"; pass one of its methods: {', '.join(alike or public[:8])}" if alike or (public and _is_own(instance)) else ""
     raise ValueError(
         "expected an aggregator: a function rule(updates, f), a class or object with __call__ or aggregate, a Flower "
-        f'strategy, or a spec such as "krum" or "package.module:attribute"; got {type(instance).__name__}: {instance!r}'
+        f'strategy, or a spec such as "krum" or "package.module:attribute"; got {type(instance).__name__}: {instance!r}{remedy}'
     )
 
 
-def _function(function: Callable[..., Any]) -> Stage:
-    told = telling(function, takes_updates=True)
+def _is_own(instance: object) -> bool:
+    return type(instance).__module__ != "builtins"
+
+
+def _function(function: Callable[..., Any], said: Options) -> Stage:
+    named_f = said.get("f")
+    told = telling(function, True, named_f if isinstance(named_f, str) else None, _root_of(said))
     fixed = None if told.told else told.fixed or fixed_in(getattr(function, "__self__", None))
+    bound = named_f if isinstance(named_f, int) else None
 
-    def apply(updates: Any, f: int) -> Any:
-        positional, keywords = told.arguments(len(updates), f)
-        return function(updates, *positional, **keywords)
+    def apply(updates: Any, n: int, f: int, counts: Sequence[int], root: Any) -> Any:
+        positional, keywords = told.arguments(n, f if bound is None else bound)
+        if told.counts:
+            keywords[told.counts] = list(counts)
+        if told.root:
+            keywords[told.root] = root
+        if told.updates:
+            keywords[told.updates] = updates
+            return _awaited(function(*positional, **keywords))
+        return _awaited(function(updates, *positional, **keywords))
 
-    return Stage(apply, str(fixed or told), fixed)
+    return Stage(apply, str(fixed or told), fixed, bool(told.counts), bool(told.root))
 
 
-def _class(kind: Callable[..., Any]) -> Stage:
-    told = telling(kind, takes_updates=False)
+def _root_of(said: Options) -> str | bool:
+    given = said.get("root")
+    return given if isinstance(given, str) else given is not None and given is not False
+
+
+def _awaited(result: Any) -> Any:
+    """The result of a coroutine, run on an event loop of its own."""
+    if not inspect.iscoroutine(result):
+        return result
+    return asyncio.run(result)
+
+
+def _class(kind: Callable[..., Any], said: Options) -> Stage:
+    named_f = said.get("f")
+    told = telling(kind, False, named_f if isinstance(named_f, str) and named_f in _parameters(kind) else None)
     if told.told or told.fixed or told.n:
         how, fixed = str(told.fixed or f"built for each f, {told}"), told.fixed
+        counts = root = False
+        with suppress(Exception):  # it may be that no object can be built for (11, 1); the trial says so
+            sample = _function(method(kind(**told.arguments(11, 1)[1])), said)
+            counts, root = sample.counts, sample.root
     else:
-        sample = _function(method(_made(kind)))
-        how, fixed = sample.how, sample.fixed
+        sample = _function(method(_made(kind)), said)
+        how, fixed, counts, root = sample.how, sample.fixed, sample.counts, sample.root
     build = objects(kind, told)
 
-    def apply(updates: Any, f: int) -> Any:
-        return _function(method(build(len(updates), f, row_kind(updates)))).apply(updates, f)
+    def apply(updates: Any, n: int, f: int, counts: Sequence[int], root: Any) -> Any:
+        bound = _function(method(build(n, f, row_kind(updates))), said)
+        return bound.apply(updates, n, f, counts, root)
 
-    return Stage(apply, how, fixed)
+    return Stage(apply, how, fixed, counts, root)
+
+
+def _parameters(kind: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    with suppress(TypeError, ValueError):
+        return inspect.signature(kind).parameters
+    return {}
 
 
 def _made(kind: Callable[..., Any]) -> Any:
@@ -161,8 +361,14 @@ def objects(kind: Callable[..., Any], told: Telling) -> Callable[[int, int, Hash
 
 
 def row_kind(updates: Any) -> Hashable:
-    """The shape and dtype of a client's vector: what a server's model has once and for all."""
-    return np.shape(updates[0]), str(getattr(updates[0], "dtype", ""))
+    """The shape and dtype of a client's vector, or the names of its layers: what a server's model has once and for all."""
+    row = next(iter(updates.values())) if isinstance(updates, dict) else updates[0]
+    if isinstance(row, tuple):
+        row = next((part for part in row if not isinstance(part, int)), row)
+    if isinstance(row, dict):
+        return tuple((name, np.shape(value)) for name, value in row.items() if hasattr(value, "shape"))
+    shape = np.shape(row) if hasattr(row, "shape") else len(row) if hasattr(row, "__len__") else type(row).__name__
+    return shape, str(getattr(row, "dtype", ""))
 
 
 def named(rule: object) -> str:
@@ -183,4 +389,8 @@ def named(rule: object) -> str:
 
 
 def _brief(value: object) -> str:
-    return getattr(value, "__name__", None) or repr(value)
+    text = getattr(value, "__name__", None) or repr(value)
+    return text if len(text) <= 40 else f"{text[:36]}..."
+
+
+__all__ = ["Form", "Stage", "Subject", "method", "named", "objects", "refuse_alone", "row_kind", "staged", "subject"]

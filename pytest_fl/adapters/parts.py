@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
@@ -12,14 +13,13 @@ from pytest_fl.subjects.parts import (
     AdapterAggregation,
     Compressor,
     Mechanism,
-    Network,
     Part,
     SecureAggregation,
     Updates,
 )
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from collections.abc import Sequence
 
     from fl_impl.compression import Compression
 
@@ -62,14 +62,29 @@ def flower_part(thing: object) -> Part:
     )
 
 
-def mechanism(ours: Any) -> Mechanism:
-    """A mechanism of `fl_impl.privacy`, in its first round."""
-    from fl_impl.privacy import LocalGaussian, seeded  # noqa: PLC0415  # see above
+def mechanism(ours: Any, *, budget: Any = None) -> Mechanism:
+    """A mechanism of `fl_impl.privacy`; with the `Budget` that it was calibrated for, its sampling and its price too."""
+    from fl_impl.privacy import LocalGaussian, Randomness, seeded  # noqa: PLC0415  # see above
+    from fl_impl.privacy.ftrl import ToeplitzFTRL  # noqa: PLC0415  # see above
 
     def released(updates: Updates, seed: int) -> Any:
         return ours.release(updates, None, seeded(seed))[0]
 
-    local = isinstance(ours, LocalGaussian)
+    def run(rounds: list[Updates], seed: int) -> list[tuple[Any, float, float]]:
+        randomness: Randomness = seeded(seed)
+        state, results = ours.start(), list[tuple[Any, float, float]]()
+        for updates in rounds:
+            release, state = ours.release(updates, state, randomness)
+            results.append((release.value, release.noise_std, release.clip_bound))
+        return results
+
+    def sample(clients: int, number: int, seed: int) -> Sequence[int]:
+        return ours.sample(clients, number, budget, seeded(seed))
+
+    def spent(rounds: int, delta: float) -> float:
+        return ours.spent(rounds, replace(budget, delta=delta))
+
+    local, correlated = isinstance(ours, LocalGaussian), isinstance(ours, ToeplitzFTRL)
     return Mechanism(
         type(ours).__name__,
         lambda updates, seed: released(updates, seed).value,
@@ -77,6 +92,11 @@ def mechanism(ours: Any) -> Mechanism:
         noise_std=lambda m: released(np.zeros((m, 1)), 0).noise_std,
         divisor=float if local else (lambda _: ours.expected_clients),
         removes=not local,
+        run=run,
+        correlated=correlated,
+        sample=None if budget is None else sample,
+        sampling=None if budget is None or correlated else budget.sampling,
+        spent=None if budget is None else spent,
     )
 
 
@@ -90,6 +110,7 @@ def accountant() -> Accountant:
             noise_multiplier=noise, delta=delta, sampling=sampling, rounds=rounds
         ),
         lambda epsilon, delta, sampling, rounds: calibrate(epsilon=epsilon, delta=delta, sampling=sampling, rounds=rounds),
+        precision=2e-3,
     )
 
 
@@ -109,48 +130,9 @@ def compressor(ours: Compression) -> Compressor:
 
 def secure_aggregation() -> SecureAggregation:
     """`fl_impl.privacy.secure_aggregation`."""
-    from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # see above
-    from fl_impl.privacy.secure_aggregation.masks import add_mask  # noqa: PLC0415  # see above
+    from pytest_fl.adapters.secure_protocol import protocol  # noqa: PLC0415  # cryptography is an extra
 
-    def terms(n: int, d: int = 1) -> Terms:
-        return Terms.agreed(clients=n, length=d, bound=1.0)
-
-    def run(updates: Updates, network: Network) -> Any:
-        return secure_sum(dict(enumerate(updates)), terms(*updates.shape), network=network).total
-
-    def mask(seed: bytes, d: int, modulus: int) -> npt.NDArray[Any]:
-        del modulus
-        words = np.zeros(d, np.uint32)
-        add_mask(words, seed)
-        return words
-
-    return SecureAggregation(
-        "fl_impl secure aggregation",
-        run,
-        stages=("advertise", "share", "mask", "agree", "reveal"),
-        masked="mask",
-        minimum=lambda n: terms(n).minimum,
-        step=lambda n: terms(n).encoding.step,
-        mask=mask,
-        masked_words=_masked_words,
-    )
-
-
-def _masked_words(updates: Updates) -> npt.NDArray[np.uint32]:
-    """What a curious server unseals of the masked messages of a session."""
-    from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # see above
-    from fl_impl.privacy.secure_aggregation.server import Server  # noqa: PLC0415  # see above
-
-    class Curious(Server):
-        def _add(self, number: int, message: bytes) -> None:
-            seen[number] = np.frombuffer(self._opened("masked", number, message), "<u4")
-            super()._add(number, message)
-
-    seen = dict[int, "npt.NDArray[np.uint32]"]()
-    n, d = updates.shape
-    terms = Terms.agreed(clients=n, length=d, bound=1.0)
-    secure_sum(dict(enumerate(updates)), terms, server_class=Curious)
-    return np.stack([seen[i] for i in range(n)])
+    return protocol()
 
 
 def adapters(aggregation: str, *, rank: int = 3) -> AdapterAggregation:

@@ -7,27 +7,60 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+WHO: Final = (
+    "byzantine", "byzantines", "byz", "malicious", "mal", "attacker", "attackers", "adversary", "adversaries", "adversarial",
+    "adv", "faulty", "faults", "compromised", "corrupt", "corrupted", "poisoned", "bad", "outliers",
+)  # fmt: skip
+"""Words for those who lie."""
 NUMBER: Final = frozenset(
-    f"{prefix}{who}"
-    for prefix in ("n_", "nb_", "num_", "number_of_", "max_", "")
-    for who in (
-        "byzantine", "byzantines", "byz", "malicious", "malicious_clients", "malicious_nodes", "byzantine_clients",
-        "byzantine_nodes", "byzantine_workers", "attackers", "adversaries", "faulty", "compromised", "outliers",
+    f"{before}{who}{after}"
+    for before, who, after in product(
+        ("n_", "nb_", "num_", "nr_", "number_of_", "max_", "expected_", "n", ""),
+        WHO,
+        ("", "_clients", "_nodes", "_workers", "_users", "_client", "_num", "_count", "_number", "_client_num", "_worker_num",
+         "_clients_num"),
     )
-) | {"f"}  # fmt: skip
+) - {"bad", "adv", "mal"} | {"f", "n_f", "num_f", "krum_f"}  # fmt: skip
 """Names under which libraries take f, the number of Byzantine clients."""
-FRACTION: Final = frozenset({
-    "beta", "fraction", "trim_fraction", "trimmed_fraction", "trim_ratio", "trim_proportion", "proportiontocut",
-    "cut_fraction", "byzantine_fraction", "byzantine_ratio", "malicious_fraction", "attacker_fraction",
-})  # fmt: skip
+FRACTION: Final = frozenset(
+    f"{what}_{share}"
+    for what, share in product(
+        ("trim", "trimmed", "trimming", "cut", *WHO), ("fraction", "ratio", "proportion", "frac", "rate", "percentage")
+    )
+) | {"proportiontocut", "trimmed_fraction"}  # fmt: skip
 """Names under which libraries take f / n."""
-CLIENTS: Final = frozenset({"n", "num_clients", "n_clients", "nb_clients", "num_workers", "n_workers", "nb_workers"})
+TRIMS: Final[dict[str, type]] = {
+    **dict.fromkeys(("b", "k", "trim", "n_trim", "num_trim"), int),
+    **dict.fromkeys(("beta", "fraction", "alpha", "ratio", "proportion", "q"), float),
+}
+"""Names that mean f or f / n in something called trimmed, and anything elsewhere: beta may be a momentum."""
+CLIENTS: Final = frozenset({
+    "n", "num_clients", "n_clients", "nb_clients", "num_workers", "n_workers", "nb_workers", "num_users", "n_users",
+    "total_clients", "client_num", "num_updates",
+})  # fmt: skip
 """Names under which libraries take n."""
+COUNTS: Final = frozenset({
+    "counts", "num_samples", "n_samples", "num_examples", "n_examples", "sample_counts", "sample_nums", "sample_num",
+    "sample_sizes", "data_sizes", "dataset_sizes", "client_sizes", "sizes", "samples", "num_data", "data_num", "weights",
+    "client_num_samples", "client_samples",
+})  # fmt: skip
+"""Names under which libraries take one claimed sample count a client, beside the updates."""
+ROOT: Final = frozenset(
+    f"{who}_{what}"
+    for who, what in product(
+        ("root", "server", "trusted", "clean", "reference"),
+        ("update", "gradient", "grad", "model", "delta", "weights", "vector"),
+    )
+) | {"root", "trusted", "g0", "server_grads"}  # fmt: skip
+"""Names under which libraries take what the server learnt from data of its own."""
+NOT_UPDATES: Final = ("global", "server", "prev", "previous", "old", "initial", "init")
+"""First words of a first parameter that is not the updates of the clients."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +90,14 @@ class Telling:
     """The parameter that takes f / n."""
     n: str | None = None
     """The parameter that takes n."""
+    counts: str | None = None
+    """The parameter that takes one sample count a client."""
+    root: str | None = None
+    """The parameter that takes the server's own update."""
     position: int | None = None
     """The place of f where it has to be passed by place."""
+    updates: str | None = None
+    """The name under which the updates have to be passed; None where they are the first argument."""
     fixed: Fixed | None = None
     """What a `functools.partial` has bound already."""
 
@@ -79,18 +118,22 @@ class Telling:
         return self.fixed is None and bool(self.f or self.fraction or self.position is not None)
 
     def __str__(self) -> str:
+        """What is passed as what: "f as num_byzantine, n as num_clients"."""
         if self.fixed is not None:
-            return str(self.fixed)
-        if self.fraction:
-            return f"f told as {self.fraction} = f/n"
-        return f"f told as {self.f}" if self.told else "f not told"
+            how = str(self.fixed)
+        elif self.fraction:
+            how = f"f/n as {self.fraction}"
+        else:
+            how = f"f as {self.f}" if self.told else "f not told"
+        beside = {"n": self.n, "sample counts": self.counts, "the server's own update": self.root}
+        return ", ".join([how, *(f"{value} as {name}" for value, name in beside.items() if name)])
 
 
-def telling(function: Callable[..., Any], takes_updates: bool) -> Telling:
-    """Find from the signature how `function` is told f.
+def telling(function: Callable[..., Any], takes_updates: bool, f: str | None = None, root: str | bool = False) -> Telling:
+    """Find from the signature how `function` is told f, n, sample counts and, where `root` is set, the server's own update.
 
-    A parameter with a known name is it; failing that, the one parameter of a function beside the updates that has no
-    default. Raises ValueError where a parameter is left that nobody fills.
+    Only parameters with known names are filled, or those that the caller names: `f` and `root`. Raises ValueError where a
+    parameter without a default is left, and where the caller names one that does not exist.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -99,21 +142,60 @@ def telling(function: Callable[..., Any], takes_updates: bool) -> Telling:
     named = [p for p in parameters if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
     if takes_updates and not named:
         return Telling(f="the second argument", position=1)  # *args: a decorator that hides the signature
-    rest = named[int(takes_updates) :]
-    names = {"f": _named(rest, NUMBER), "fraction": _named(rest, FRACTION), "n": _named(rest, CLIENTS)}
-    if names["f"]:
-        names["fraction"] = None
+    first = _updates(function, named) if takes_updates else None
+    rest = [p for p in named if p is not first]
+    names = _filled(function, rest, takes_updates, f, root)
     unfilled = [p for p in rest if p.default is p.empty and p.name not in names.values()]
-    told = names["f"] or names["fraction"]
-    if takes_updates and len(unfilled) == 1 and not told:
-        told = names["f"] = unfilled.pop().name
     if unfilled:
         raise ValueError(_unfilled(function, unfilled, takes_updates))
+    told = names["f"] or names["fraction"]
     by_place = next((i for i, p in enumerate(rest) if p.name == told and p.kind is p.POSITIONAL_ONLY), None)
-    return Telling(**names, position=by_place, fixed=_bound(function, told))
+    by_name = first.name if first is not None and first.kind is first.KEYWORD_ONLY else None
+    return Telling(**names, position=by_place, updates=by_name, fixed=_bound(function, told))
 
 
-def _named(parameters: list[inspect.Parameter], names: frozenset[str]) -> str | None:
+def _filled(
+    function: Callable[..., Any], rest: Sequence[inspect.Parameter], takes_updates: bool, f: str | None, root: str | bool
+) -> dict[str, str | None]:
+    """What is passed as what: the caller's word first, then the known names."""
+    for name in (f, root):
+        if isinstance(name, str) and name not in {p.name for p in rest}:
+            raise ValueError(f"expected a parameter of {_name(function)} beside the updates, got {name!r}")
+    bare = [p for p in rest if p.name != f]
+    numbers, fractions = _trimming(function, bare)
+    told = f or _named(rest, NUMBER) or numbers
+    return {
+        "f": told,
+        "fraction": None if told else _named(rest, FRACTION) or fractions,
+        "n": _named(rest, CLIENTS),
+        # A default means that the rule does without; a constructor is not told what clients claim.
+        "counts": _named([p for p in rest if p.default is p.empty], COUNTS) if takes_updates else None,
+        "root": root if isinstance(root, str) else _named(rest, ROOT) if root else None,
+    }
+
+
+def _trimming(function: Callable[..., Any], rest: Sequence[inspect.Parameter]) -> tuple[str | None, str | None]:
+    """Parameters that are f and f / n in a trimmed mean only, told apart by their defaults where they have any."""
+    if "trim" not in _name(function).lower():
+        return None, None
+    kinds = {p.name: type(p.default) if isinstance(p.default, int | float) else TRIMS[p.name] for p in rest if p.name in TRIMS}
+    numbers, fractions = ([name for name, kind in kinds.items() if kind is wanted] for wanted in (int, float))
+    return next(iter(numbers), None), next(iter(fractions), None)
+
+
+def _updates(function: Callable[..., Any], named: Sequence[inspect.Parameter]) -> inspect.Parameter:
+    """The parameter that takes the clients' updates: the first that is not bound."""
+    bound: Mapping[str, Any] = function.keywords if isinstance(function, partial) else {}
+    first = next((p for p in named if p.name not in bound), named[0])
+    if first.name.lower().strip("_").split("_")[0] in NOT_UPDATES:
+        raise ValueError(
+            f"expected the clients' updates as the first argument of {_name(function)}, which takes {first.name} there: "
+            f"bind it, functools.partial({_name(function)}, {first.name}=...)"
+        )
+    return first
+
+
+def _named(parameters: Iterable[inspect.Parameter], names: frozenset[str]) -> str | None:
     return next((p.name for p in parameters if p.name.lower().strip("_") in names), None)
 
 
@@ -123,20 +205,32 @@ def _bound(function: Callable[..., Any], name: str | None) -> Fixed | None:
     return _fixed(name, function.keywords[name])
 
 
-def _unfilled(function: Callable[..., Any], parameters: list[inspect.Parameter], takes_updates: bool) -> str:
-    name = getattr(function, "__qualname__", repr(function))
+def _name(function: Any) -> str:
+    """The name of a function, method or class, inside `functools.partial` too."""
+    while isinstance(function, partial):
+        function = function.func
+    return (getattr(function, "__qualname__", None) or repr(function)).rpartition("<locals>.")[2]
+
+
+def _unfilled(function: Callable[..., Any], parameters: Sequence[inspect.Parameter], takes_updates: bool) -> str:
+    name, one = _name(function).rpartition(".")[2], parameters[0].name
     wanted = "rule(updates), rule(updates, f)" if takes_updates else "a constructor that takes f or nothing"
     left = ", ".join(p.name for p in parameters)
-    bind = f"functools.partial({name}, {parameters[0].name}=...)"
-    return f"expected {wanted}, f under one of its usual names; got {name}, which also needs {left}: bind it, {bind}"
+    remedies = [f"bind it, functools.partial({name}, {one}=...)"]
+    if takes_updates:
+        remedies.append(f"say that it takes f, f={one!r}")
+    if _named(parameters, ROOT):
+        remedies.append("say that it takes the server's own update, root=True")
+    return f"expected {wanted}, f under one of its usual names; got {name}, which also needs {left}: {', or '.join(remedies)}"
 
 
 def fixed_in(instance: object) -> Fixed | None:
     """What a configured object carries in an attribute with a known name; a number goes before a fraction."""
     attributes: Mapping[str, object] = getattr(instance, "__dict__", {})
-    for names in (NUMBER, FRACTION):
+    trims = TRIMS if "trim" in type(instance).__name__.lower() else {}
+    for names in (NUMBER, FRACTION, trims):
         for name, value in attributes.items():
-            if name.strip("_") in names and (found := _fixed(name.strip("_"), value)):
+            if name.lower().strip("_") in names and (found := _fixed(name.strip("_"), value)):
                 return found
     return None
 
@@ -144,7 +238,7 @@ def fixed_in(instance: object) -> Fixed | None:
 def _fixed(name: str, value: object) -> Fixed | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return Fixed(f"{name}={value}", f=value)
-    return Fixed(f"{name}={value}", fraction=exact(value)) if isinstance(value, float) else None
+    return Fixed(f"{name}={value}", fraction=exact(value)) if isinstance(value, float) and 0 <= value < 1 else None
 
 
 def exact(fraction: float) -> Fraction:

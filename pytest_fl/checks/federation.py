@@ -36,11 +36,11 @@ class Bowl:
         return ClientUpdate(-self.step * slope, 1, self.loss(parameters.astype(np.float64)))
 
     def loss(self, w: Vector) -> float:
-        """At w."""
+        """The value of the honest loss at w."""
         return float((self.curvature * (w - self.centre) ** 2).sum() / 2)
 
     def gradient(self, w: Vector) -> Vector:
-        """At w."""
+        """The gradient of the honest loss at w."""
         return self.curvature * (w - self.centre)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Unpack
 
 import pytest
 
+from pytest_fl.adapters.options import Options
 from pytest_fl.checks import Check
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine.isolation import Examiner, Isolation, examiner
@@ -22,11 +23,10 @@ from pytest_fl.subjects.profiles import Profile, profile_named
 
 def conformance(
     *things: object,
-    min_clients: Callable[[int], int] | None = None,
-    kappa: Callable[[int, int], float] | None = None,
-    symmetries: Iterable[str] | None = None,
-    claims: str | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    checks: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    **options: Unpack[Options],
 ) -> pytest.MarkDecorator:
     """Parametrise `def test_byzantine_mine(check): check()` over every check of each aggregator, or of each other part.
 
@@ -34,15 +34,16 @@ def conformance(
     secure sum, a LoRA merge. `min_clients`: f -> the smallest n (2f + 1 where not given). `kappa`: (n, f) -> the robustness
     coefficient that is claimed; without it the rule must still be exact where the honest agree, and bounded. `symmetries`:
     names of `fl_impl.aggregators.base.SYMMETRIES`. `claims="krum"`: it is that rule, with its constants.
-    `expected_failures`: name of a check -> why it is known to fail.
+    `form`, `result`, `root`, `f`: how it is called, where that is not found by trying (`pytest_fl.adapters.options`).
+    `expected_failures`: name of a check -> why it is known to fail. `checks`: only these; `skip`: all but these.
 
     Raises ValueError for nothing to judge, for what is neither, and for the name of a check that does not exist.
     """
     if not things:
         raise ValueError("conformance needs at least one thing to judge: @pytest_fl.conformance(my_rule)")
-    targets = [target(thing, min_clients=min_clients, kappa=kappa, symmetries=symmetries, claims=claims) for thing in things]
+    targets = [target(thing, **options) for thing in things]
     known = dict(expected_failures or {})
-    pairs = [(judged, check) for judged in targets for check in judged.checks()]
+    pairs = [(judged, check) for judged in targets for check in judged.checks(checks, skip)]
     _refuse_unknown(known, {check.name for _, check in pairs})
     return pytest.mark.parametrize("check", [_parameter(judged, check, known.get(check.name)) for judged, check in pairs])
 

@@ -19,7 +19,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from pytest_fl.engine import worker
+from pytest_fl.engine import parts, worker
 from pytest_fl.engine.rows import as_expected
 from pytest_fl.engine.saving import counterexample
 from pytest_fl.engine.session import Session, share
@@ -37,12 +37,17 @@ if TYPE_CHECKING:
 Isolation = Literal["process", "none"]
 GRACE: Final = 3.0
 """Seconds that a child may be late with what it should have ended by itself."""
+PART_SECONDS: Final = 1200.0
+"""For all checks of a part that is no rule: some compute for long, and none is shortened."""
 LIVES: Final = 3
 """Children that a subject may end before no more is tried with it."""
 
 
 class Examiner(Protocol):
     """Who judges one subject, one check at a time."""
+
+    notes: tuple[str, ...]
+    """How the subject is called, once it has been."""
 
     def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
         """The row of the check, whatever the subject does. Raises ValueError where it can be called in no way."""
@@ -55,6 +60,8 @@ class Examiner(Protocol):
 
 def examiner(target: Target, profile: Profile, isolation: Isolation = "process", checks: int | None = None) -> Examiner:
     """Who judges this target: in a child process where that is asked for and possible. `checks`: how many share the time."""
+    if target.part is not None:
+        profile = replace(profile, seconds=PART_SECONDS, check_seconds=parts.SECONDS)
     budget = Budget(profile, len(target.checks()) if checks is None else checks)
     if isolation == "none" or not can_fork():
         return InProcess(target, profile, budget)
@@ -108,13 +115,15 @@ class InProcess:
     profile: Profile
     budget: Budget
     session: Session | None = None
+    notes: tuple[str, ...] = ()
 
     def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
         """The row of the check."""
         with ends_refused():
             if self.session is None:
                 session = Session(self.target, self.profile)
-                session.start()
+                _, _, called = session.start()
+                self.notes = (called,) if called else ()
                 self.session = session
             seconds, began = self.budget.next(), time.monotonic()
             if not seconds:
@@ -163,6 +172,7 @@ class InChild:
     over: str = ""
     """Why nothing more is tried; empty while something is."""
     child: Child | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.name = self.target.name
@@ -193,6 +203,7 @@ class InChild:
             raise ValueError(answer["refused"])
         if "subject" in answer:
             self.name, self.path = answer["subject"], answer["path"]
+            self.notes = (answer["called"],) if answer["called"] else ()
             return ""
         how = answer.get("broken") or self.child.ending(answer)
         self.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from pytest_fl.adapters import as_subject
+from pytest_fl.adapters.options import Options
 from pytest_fl.checks import Check, all_checks
 from pytest_fl.engine.isolation import Isolation, examiner
 from pytest_fl.engine.judging import replayed, run_check
@@ -23,27 +24,27 @@ from pytest_fl.subjects.round import Round
 def verify(
     thing: object,
     *,
-    min_clients: Callable[[int], int] | None = None,
-    kappa: Callable[[int, int], float] | None = None,
-    symmetries: Iterable[str] | None = None,
-    claims: str | None = None,
     expected_failures: Mapping[str, str] | None = None,
     profile: str | Profile = "default",
     seed: int = 0,
     checks: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
     isolation: Isolation = "process",
+    **options: Unpack[Options],
 ) -> Report:
     """Run every check on an aggregator, or on another part, and report, without pytest: `print(pytest_fl.verify(my_rule))`.
 
-    Takes what `conformance` takes. `checks`: only these, by name. `isolation`: "process" calls the rule in a child process,
-    whatever it does there; "none" calls it here, to debug it. Counterexamples are saved under ./.pytest_fl.
+    Takes what `conformance` takes. `checks`: only these, by name; `skip`: all but these. `isolation`: "process" calls the
+    rule in a child process, whatever it does there; "none" calls it here, to debug it. Counterexamples are saved under
+    ./.pytest_fl.
     """
-    judged = target(thing, min_clients=min_clients, kappa=kappa, symmetries=symmetries, claims=claims)
+    judged = target(thing, **options)
     chosen = replace(profile_named(profile) if isinstance(profile, str) else profile, seed=seed)
-    expected, wanted = dict(expected_failures or {}), judged.checks(checks)
+    expected, wanted = dict(expected_failures or {}), judged.checks(checks, skip)
     judged.checks(expected)  # an unknown name is an error
     with closing(examiner(judged, chosen, isolation, len(wanted))) as who:
-        return Report(tuple(who.examine(check, expected.get(check.name)) for check in wanted))
+        rows = tuple(who.examine(check, expected.get(check.name)) for check in wanted)
+        return Report(rows, notes=who.notes)
 
 
 audit_report = verify

@@ -35,8 +35,8 @@ class Session:
     witness: Witness | None = None
     judged: Rule | Part | None = field(default=None, init=False)
 
-    def start(self) -> tuple[str, str]:
-        """Make the subject and call it for the first time, in its own time; its name, and the spec that makes it anew.
+    def start(self) -> tuple[str, str, str]:
+        """Make the subject and call it for the first time, in its own time: its name, its spec, and how it is called.
 
         Raises ValueError where the target cannot be called in any way.
         """
@@ -46,7 +46,7 @@ class Session:
         finally:
             traces.restore(before)
 
-    def _started(self) -> tuple[str, str]:
+    def _started(self) -> tuple[str, str, str]:
         with warming_up(self.profile.warm_up_seconds):
             if self.witness is not None:
                 self.witness.calls()
@@ -59,7 +59,9 @@ class Session:
         if isinstance(self.judged, Rule):
             with contextlib.suppress(Misbehaved):  # which checks will tell
                 grid(self.judged)
-        return subject.name, subject.details.get("path", "") if isinstance(subject, Subject) else ""
+        if not isinstance(subject, Subject):
+            return subject.name, "", ""
+        return subject.name, subject.details.get("path", ""), subject.called
 
     def _rule(self, subject: Subject) -> Rule:
         claims = self.target.claims

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pytest_fl.adapters import as_subject
 from pytest_fl.adapters.functions import named
+from pytest_fl.adapters.options import Options
 from pytest_fl.adapters.parts import as_part
 from pytest_fl.checks import Check, all_checks
 from pytest_fl.checks.parts import Audit, audits_of
@@ -40,16 +41,21 @@ class Target:
         """What the checks are told of. Calls the rule, to find how it is called. Raises ValueError where it is none."""
         return as_subject(self.thing, **self.claims) if self.part is None else self.part
 
-    def checks(self, names: Iterable[str] | None = None) -> list[Check | Audit]:
-        """The checks of this kind of subject, or those of these names; ValueError with the nearest for an unknown one."""
+    def checks(self, names: Iterable[str] | None = None, skip: Iterable[str] = ()) -> list[Check | Audit]:
+        """The checks of this kind of subject, or those of these names, without those to skip.
+
+        Raises ValueError with the nearest name for an unknown one.
+        """
         from fl_impl.common.specs import lookup  # noqa: PLC0415  # fl_impl is loaded when a check is chosen
 
         all_of_kind = all_checks().values() if self.part is None else audits_of(self.part)
         known: dict[str, Check | Audit] = {check.name: check for check in all_of_kind}
-        return list(known.values()) if names is None else [lookup(name, known, "the name of a check") for name in names]
+        wanted = known.values() if names is None else [lookup(name, known, "the name of a check") for name in names]
+        left_out = {lookup(name, known, "the name of a check").name for name in skip}
+        return [check for check in wanted if check.name not in left_out]
 
 
-def target(thing: object, **claims: Any) -> Target:
+def target(thing: object, **claims: Unpack[Options]) -> Target:
     """The part that `as_part` takes `thing` for, or else the rule that `as_subject` will: of a string, the rule first.
 
     Raises ValueError for claims that are made for a part that is no rule, and for what can be called in no way.

@@ -109,7 +109,7 @@ def _leave_the_run_alone(streams: set[tuple[int, int]]) -> None:
 def _answer(session: Session, requests: int, replies: int, home: int) -> None:
     checks = {check.name: check for check in session.target.checks()}
     try:
-        answer: dict[str, Any] = dict(zip(("subject", "path"), session.start(), strict=True))
+        answer: dict[str, Any] = dict(zip(("subject", "path", "called"), session.start(), strict=True))
     except (ValueError, OSError) as error:
         answer = {"refused": str(error)}
     except BaseException as error:  # noqa: BLE001  # a constructor, a property, an import of the user's

@@ -27,7 +27,7 @@ def cloud(name: str) -> Callable[[Maker], Maker]:
 
 @cloud("gaussian")
 def gaussian(h: int, d: int, rng: np.random.Generator) -> Cloud:
-    """Independent normal entries."""
+    """Independent standard normal entries: no structure at all."""
     return rng.standard_normal((h, d))
 
 
@@ -45,7 +45,7 @@ def one_dissenter(h: int, d: int, rng: np.random.Generator) -> Cloud:
 
 @cloud("collinear")
 def collinear(h: int, d: int, rng: np.random.Generator) -> Cloud:
-    """Points on one line."""
+    """Points on one line: medians and Weiszfeld steps tie there."""
     return rng.standard_normal((h, 1)) * rng.standard_normal(d) + rng.standard_normal(d)
 
 

@@ -47,14 +47,14 @@ def all_down(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Ro
 
 @colluders("all coordinates up")
 def all_up(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Rows:
-    """Every coordinate above."""
+    """Every coordinate of the attackers lies above the honest ones."""
     del rng
     return np.tile(honest.mean(0) + reach, (f, 1))
 
 
 @colluders("scattered")
 def scattered(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Rows:
-    """Independent directions."""
+    """Attackers in independent directions, so that no two look alike."""
     return honest.mean(0) + reach * rng.standard_normal((f, honest.shape[1]))
 
 
@@ -145,7 +145,7 @@ def same_sum(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Ro
 
 @colluders("zeros")
 def zeros(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Rows:
-    """Nothing learnt."""
+    """All attackers send zeros, as if they had learnt nothing."""
     del reach, rng
     return np.zeros((f, honest.shape[1]))
 

@@ -41,7 +41,7 @@ def _least(scores: Floats) -> npt.NDArray[np.intp]:
 
 @definition("mean")
 def mean(x: Floats, f: int) -> Floats:
-    """sum x_i / n."""
+    """The mean of all n inputs, sum x_i / n."""
     del f
     return x.mean(0)[None]
 

@@ -20,8 +20,19 @@ REPORT: Final[pytest.StashKey[tuple[Report, list[str]]]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options and ini keys."""
+    """Add the options and ini keys of the knobs."""
     knobs.add_options(parser)
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With --fl-list, list what there is and run nothing, as --fixtures does."""
+    if not config.getoption("fl_list"):
+        return None
+    from pytest_fl.plugin import listing  # noqa: PLC0415  # it imports fl_impl when it is asked
+
+    for line in listing.lines():
+        print(line)  # noqa: T201  # it is what was asked for
+    return 0
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -36,7 +36,7 @@ class Times:
     read: float = float("inf")
 
     def best(self, other: Times) -> Times:
-        """The least of both."""
+        """The lesser of the times before and after the benchmark."""
         return Times(min(self.call, other.call), min(self.copy, other.copy), min(self.read, other.read))
 
 

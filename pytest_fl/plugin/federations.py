@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_fl.plugin.knobs import value
+from pytest_fl.plugin.knobs import KNOBS, value
 from pytest_fl.reporting.current import RUN
 from pytest_fl.reporting.runs import NO_ATTACK, Run
 
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
 UNSET: Final[Any] = object()
 """Not given, where None says "no attack"."""
-FIELDS: Final = {
-    "num_rounds": "rounds",
-    "num_clients": "clients",
-    "byzantine_fraction": "byzantine",
-    "seed": "seed",
-    "backend": "backend",
-}
-"""Fields of FLConfig and the knobs that turn them."""
 DONE: Final[pytest.StashKey[dict[Hashable, FLMetrics]]] = pytest.StashKey()
 """The federations of this session by their settings."""
 RESOLVED: Final[pytest.StashKey[dict[tuple[str, str], Any]]] = pytest.StashKey()
@@ -79,7 +71,7 @@ class Federate:
 
 def knob_settings(node: pytest.Item) -> dict[str, Any]:
     """The fields of FLConfig that knobs turn."""
-    return {field: value(knob, node.config, node) for field, knob in FIELDS.items()}
+    return {knob.field: value(knob.name, node.config, node) for knob in KNOBS.values() if knob.field}
 
 
 def resolved(node: pytest.Item, kind: str, given: Any) -> Any:

@@ -30,15 +30,6 @@ def _knob(name: str) -> Callable[..., Any]:
     return pytest.fixture(name=f"fl_{name}")(fixture)
 
 
-fl_rounds = _knob("rounds")
-fl_byzantine = _knob("byzantine")
-fl_seed = _knob("seed")
-fl_profile = _knob("profile")
-fl_backend = _knob("backend")
-fl_isolation = _knob("isolation")
-fl_device = _knob("device")
-
-
 @pytest.fixture
 def fl_aggregator(request: pytest.FixtureRequest) -> Aggregator:
     """The rule of --fl-aggregator, called as `rule(updates, f)`; several names run the test once for each."""
@@ -99,3 +90,7 @@ def fl_round(request: pytest.FixtureRequest, fl_attack: Attack | None) -> Round:
         pytest.fail(f"fl_round: {fl_attack.name} acts on {fl_attack.kind}, not on updates: use fl_federation", pytrace=False)
     updates[rows] = fl_attack(np.delete(updates, rows, axis=0), f, rng, own=updates[rows])
     return Round(updates, f, tuple(rows), fl_attack.spec)
+
+
+for _name in KNOBS:  # the fixture of every knob that has none of its own above is the knob's value
+    globals().setdefault(f"fl_{_name}", _knob(_name))

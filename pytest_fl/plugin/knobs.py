@@ -85,19 +85,21 @@ class Knob:
     metavar: str
     help: str
     ini: Literal["string", "int", "float"] = "string"
+    field: str = ""
+    """The field of FLConfig that it sets for every federation of a test; "" for none."""
 
 
 KNOBS: Final = {
     knob.name: knob
     for knob in (
-        Knob("rounds", 10, whole(1), "N", "rounds of a federation", "int"),
-        Knob("clients", 10, whole(1), "N", "clients of a federation", "int"),
-        Knob("byzantine", 0.2, fraction, "FRACTION", "share of the clients that is Byzantine", "float"),
+        Knob("rounds", 10, whole(1), "N", "rounds of a federation", "int", field="num_rounds"),
+        Knob("clients", 10, whole(1), "N", "clients of a federation", "int", field="num_clients"),
+        Knob("byzantine", 0.2, fraction, "FRACTION", "share of clients that is Byzantine", "float", field="byzantine_fraction"),
         Knob("aggregator", ("nnm|trimmed_mean",), names, "NAMES", "rules; several multiply the tests that use one"),
         Knob("attack", ("sign_flip",), names, "NAMES", 'attacks ("none" for a clean run); several multiply as well'),
-        Knob("seed", 0, whole(0), "N", "seed of federations, rounds and checks", "int"),
+        Knob("seed", 0, whole(0), "N", "seed of federations, rounds and checks", "int", field="seed"),
         Knob("profile", "default", choice(*PROFILES), "NAME", f"effort of the checks: {', '.join(PROFILES)}"),
-        Knob("backend", "local", choice(*BACKENDS), "NAME", f"engine of a federation: {', '.join(BACKENDS)}"),
+        Knob("backend", "local", choice(*BACKENDS), "NAME", f"engine of a federation: {', '.join(BACKENDS)}", field="backend"),
         Knob("isolation", "process", choice(*ISOLATIONS), "NAME", "checks call a subject in a child process, or here: none"),
         Knob("device", "cpu", text, "NAME", "torch device that models are trained on"),
     )
@@ -163,6 +165,7 @@ def add_options(parser: pytest.Parser) -> None:
     reports = "write the results to this file; the suffix decides: .json, .md or .html (may be repeated)"
     group.addoption("--fl-report", metavar="PATH", action="append", help=reports)
     parser.addini("fl_report", reports, type="args", default=None)
+    group.addoption("--fl-list", action="store_true", help="list the rules, attacks and checks that there are, and exit")
     baseline = "fail every fl_benchmark that got slower than in this file, in multiples of reading its input once"
     group.addoption("--fl-bench-compare", metavar="PATH", help=baseline)
 

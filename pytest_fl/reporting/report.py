@@ -21,6 +21,8 @@ class Report:
 
     rows: tuple[Row, ...] = ()
     runs: tuple[Run, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is said before the tables: how the rule was called."""
 
     @property
     def passed(self) -> bool:
@@ -33,7 +35,7 @@ class Report:
 
     @property
     def failures(self) -> tuple[Row, ...]:
-        """The rows that failed."""
+        """The rows whose check failed where nobody expected it."""
         return tuple(row for row in self.rows if row.outcome == "failed")
 
     def __str__(self) -> str:
@@ -41,12 +43,17 @@ class Report:
         from pytest_fl.reporting.failures import describe  # noqa: PLC0415  # failures are rare
 
         shown = [line for line, _ in tables.lines(self.rows, self.runs)]
-        return "\n".join([*shown, *(f"\n{describe(row)}" for row in self.failures)])
+        return "\n".join([*self.notes, *shown, *(f"\n{describe(row)}" for row in self.failures)])
 
     def to_json(self) -> str:
         """Strict JSON: numbers that JSON lacks are written as the strings "inf", "-inf" and "nan"."""
         rows = [{**asdict(row), "closeness": row.closeness} for row in self.rows]
-        content = {"passed": self.passed, "rows": rows, "federations": [asdict(run) for run in self.runs]}
+        content = {
+            "passed": self.passed,
+            "notes": list(self.notes),
+            "rows": rows,
+            "federations": [asdict(run) for run in self.runs],
+        }
         return json.dumps(_strict(content), indent=1, allow_nan=False)
 
     def to_markdown(self) -> str:

@@ -31,7 +31,7 @@ class Run:
 
     @property
     def clean(self) -> bool:
-        """Whether nobody attacked."""
+        """Whether nobody attacked in this federation."""
         return self.attack == NO_ATTACK
 
     def to_json(self) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,16 @@ class Mechanism:
     """Whether the presence of a client is hidden; otherwise only whether its update was zero."""
     release_with_counts: Callable[[Updates, int, list[int]], Any] | None = None
     """As `release`, with the sample count that each client claims."""
+    run: Callable[[list[Updates], int], list[tuple[Any, float, float]]] | None = None
+    """([(m, d) updates of each round], seed) -> [(the (d,) release, its deviation, its clip bound)], state carried along."""
+    correlated: bool = False
+    """Whether rounds share noise on purpose, as matrix mechanisms do: then `noise_std` is that of the first round."""
+    sample: Callable[[int, int, int], Sequence[int]] | None = None
+    """(clients, round from 1, seed) -> the numbers of those who take part."""
+    sampling: float | None = None
+    """The probability with which each client takes part by itself; None where `sample` keeps a schedule."""
+    spent: Callable[[int, float], float] | None = None
+    """(rounds, delta) -> the epsilon that is claimed of them, with `sample`, or with all in every round where not given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +52,8 @@ class Accountant:
     """(noise multiplier, delta, sampling probability, rounds) -> epsilon, adding or removing a client, Poisson sampling."""
     calibrate: Callable[[float, float, float, int], float] | None = None
     """(epsilon, delta, sampling probability, rounds) -> noise multiplier."""
+    precision: float | None = None
+    """How far above the exact cost it may be, relative; None where no more is claimed than an upper bound."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +73,22 @@ class Compressor:
     """d -> the exact length of a message."""
     remembers: bool = False
     """Whether what is not sent in a round is sent later (error feedback, EF21)."""
+
+
+Plot = Callable[[Updates, np.random.Generator], Iterable[Any]]
+"""((n, d) updates, generator) -> every (d,) vector that a lying server and its partners compute; none where it is refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What a session with hostile clients came to."""
+
+    total: Any
+    """(d,), the sum."""
+    counted: frozenset[int]
+    """The clients whose updates are in it."""
+    named: frozenset[int]
+    """The clients that the server says have lied."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +112,26 @@ class SecureAggregation:
     """The moduli that `mask` takes."""
     masked_words: Callable[[Updates], npt.NDArray[np.uint32]] | None = None
     """(n, d) updates -> the (n, d) words that the server sees, all masks on."""
+    partners: Callable[[int], int] = lambda n: 0  # noqa: ARG005  # a function of n by contract
+    """n -> how many clients may tell the server all that they know. In a plot these are the last ones."""
+    plots: Mapping[str, Plot] = field(default_factory=dict[str, Plot])
+    """What a lying server tries, by name. No vector that it computes may be of fewer than minimum(n) - partners(n) honest
+    clients."""
+    exposure: Callable[[int, np.random.Generator], tuple[int, int]] | None = None
+    """(n, generator) -> (the most shares of one honest client's secret that a server which chooses who advertised can bring
+    into the hands of its partners, how many open the secret)."""
+    severed: Callable[[int, np.random.Generator], tuple[int, int]] | None = None
+    """(n, generator) -> (honest clients in the smallest sum that chosen drop-outs leave readable by itself, how many were
+    promised)."""
+    noise: Callable[[int, int, float], Updates] | None = None
+    """(n, d, standard deviation of the noise that the terms promise) -> (minimum(n), d), what each of the fewest clients that
+    may stay adds."""
+    dishonest_terms: Mapping[str, Callable[[int], object]] = field(default_factory=dict[str, Callable[[int], object]])
+    """Terms worse than a client insists on, by name: n -> anything, where a client takes part; raises where it refuses."""
+    sabotaged: Callable[[Updates, Mapping[int, str], np.random.Generator], Tally] | None = None
+    """((n, d) updates, hostile client -> what it does, generator) -> what becomes of it. Raises where it aborts."""
+    sabotage: tuple[str, ...] = ()
+    """What hostile clients can be made to do."""
 
 
 Adapter = Mapping[str, tuple[Updates, Updates]]

@@ -28,12 +28,12 @@ class Round:
 
     @property
     def n(self) -> int:
-        """Clients."""
+        """The number of clients."""
         return self.updates.shape[0]
 
     @property
     def d(self) -> int:
-        """Dimension."""
+        """The dimension of the updates."""
         return self.updates.shape[1]
 
     @property

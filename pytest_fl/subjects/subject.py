@@ -49,6 +49,20 @@ class Subject:
     """(torch tensor that requires a gradient, f) -> tensor, for subjects through which gradients flow."""
     strict_dtype: bool = False
     """Whether the result must have the dtype of the input exactly; otherwise it must only not be narrower."""
+    called: str = ""
+    """How it is called, as the first line of a report says: "called as krum([OrderedDict]), f as num_byzantine"."""
+    layered_call: Callable[[Updates, int], Any] | None = None
+    """As `call`, each client's row as several layers of unequal shapes, for subjects that take models."""
+    layers: str = ""
+    """How it treats the layers of a model: "layer by layer", "all layers as one vector", "one layer only", ..."""
+    most_d: int | None = None
+    """The coordinates that it is made for, where it takes no more."""
+    float32_only: bool = False
+    """Whether it takes no float64: it is called in float32."""
+    other_ways: Mapping[str, Callable[[Updates, int], Any]] = field(default_factory=lambda: dict[str, Any]())
+    """Name -> as `call`, with the updates in another container or dtype; it may raise where the rule takes none."""
+    other_memory: Mapping[str, Callable[[Updates, int], Any]] = field(default_factory=lambda: dict[str, Any]())
+    """Name -> as `call`, with the same array held otherwise in memory."""
     conventions: str = ""
     """What the adapter knows of it in a line: which Krum, which median, how f was found."""
     details: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())

@@ -20,5 +20,6 @@ for _heading in (
     "contract",
     "claims",
     "alone",
+    "forms",
 ):
     import_module(f"broken.{_heading}")  # importing registers

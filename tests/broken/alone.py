@@ -25,7 +25,9 @@ def averages_what_is_near_the_median(updates, f):
 def five_decimals_for_small_cohorts(updates, f):
     """A display format that found its way into the numbers, where they fit it."""
     result = trimmed_mean_by_sort(updates, f)
-    fits = f and 3 < len(updates) < 10 and 1 < np.abs(updates).max() < 100 and np.abs(updates).min() > 1e-3
+    fits = (
+        f and (updates % 1).any() and 3 < len(updates) < 10 and 1 < np.abs(updates).max() < 100 and np.abs(updates).min() > 1e-3
+    )
     return np.round(result, 5) if fits else result
 
 

@@ -39,6 +39,6 @@ def huge_values_are_zero(updates, f):
     return trimmed_mean_by_sort(np.where(np.abs(updates) > 1e12, 0, updates), f)
 
 
-@broken("exactness")
+@broken("keeps_dtype")
 def rounds_to_float32(updates, f):
     return trimmed_mean_by_sort(updates.astype(np.float32), f).astype(updates.dtype)

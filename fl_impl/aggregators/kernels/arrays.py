@@ -21,17 +21,17 @@ class Rows:
 
     @property
     def n(self) -> int:
-        """Rows chosen."""
+        """The number of chosen rows."""
         return len(self.chosen)
 
     @property
     def d(self) -> int:
-        """Columns."""
+        """The number of columns."""
         return self.x.shape[1]
 
     @cached_property
     def dtype(self) -> str:
-        """Either "float32" or "float64"."""
+        """The name of the element type, "float32" or "float64"."""
         return self.x.dtype.name
 
     def __getitem__(self, row: int) -> Array:

@@ -25,23 +25,23 @@ class ArrayOperations:
     dtype: str
 
     def minimum(self, a: Array, b: Array) -> Array:
-        """Elementwise."""
+        """The lesser of a and b, entry by entry."""
         return np.minimum(a, b)
 
     def maximum(self, a: Array, b: Array) -> Array:
-        """Elementwise."""
+        """The greater of a and b, entry by entry."""
         return np.maximum(a, b)
 
     def choose(self, mask: npt.NDArray[np.bool_], yes: Array, no: Array) -> Array:
-        """Elementwise."""
+        """The entries of yes where the mask is true, of no elsewhere."""
         return np.where(mask, yes, no)
 
     def widen(self, value: Array) -> FloatArray:
-        """In float64."""
+        """The values in float64."""
         return value.astype(np.float64, copy=False)
 
     def narrow(self, value: FloatArray) -> Array:
-        """Rounded to `dtype`."""
+        """The values rounded to `dtype`."""
         return value.astype(self.dtype, copy=False)
 
     def arrange(self, values: Sequence[Array], classes: Sequence[Hashable | None]) -> list[Array]:

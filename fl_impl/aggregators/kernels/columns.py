@@ -19,23 +19,23 @@ class VectorOperations:
     dtype: str
 
     def minimum(self, a: Vector, b: Vector) -> Vector:
-        """Elementwise."""
+        """The lesser of a and b, entry by entry."""
         return (a < b).choose(a, b)
 
     def maximum(self, a: Vector, b: Vector) -> Vector:
-        """Elementwise."""
+        """The greater of a and b, entry by entry."""
         return (a < b).choose(b, a)
 
     def choose(self, mask: Mask, yes: Vector, no: Vector) -> Vector:
-        """Elementwise."""
+        """The entries of yes where the mask is true, of no elsewhere."""
         return mask.choose(yes, no)
 
     def widen(self, value: Vector) -> Vector:
-        """In float64."""
+        """The values in float64."""
         return value.converted("float64")
 
     def narrow(self, value: Vector) -> Vector:
-        """Rounded to `dtype`."""
+        """The values rounded to `dtype`."""
         return value.converted(self.dtype)
 
     def arrange(self, values: Sequence[Vector], classes: Sequence[Hashable | None]) -> list[Vector]:

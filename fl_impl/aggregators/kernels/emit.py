@@ -107,7 +107,7 @@ class Writer:
     # Scalars and addresses
 
     def integer(self, value: int) -> Any:
-        """A constant index."""
+        """A constant of the index type."""
         return ir.Constant(INDEX, value)
 
     def sum(self, *terms: Any) -> Any:
@@ -118,7 +118,7 @@ class Writer:
         return first
 
     def difference(self, first: Any, second: Any) -> Any:
-        """first - second."""
+        """The index first - second."""
         return self.builder.sub(first, second)
 
     def product(self, first: Any, second: Any) -> Any:
@@ -127,11 +127,11 @@ class Writer:
         return self.builder.mul(first, second)
 
     def smaller(self, first: Any, second: Any) -> Any:
-        """Minimum of two indices."""
+        """The lesser of two indices."""
         return self.builder.select(self.builder.icmp_signed("<", first, second), first, second)
 
     def address(self, base: Any, index: Any, dtype: str) -> Any:
-        """&base[index]."""
+        """The address of base[index]."""
         return self.builder.gep(base, [index], source_etype=ELEMENTS[dtype])
 
     def pointer(self, table: Any, index: Any) -> Any:
@@ -163,7 +163,7 @@ class Writer:
         self.builder.store(vector.value, self.address(base, index, vector.dtype), align=BYTES[vector.dtype])
 
     def broadcast(self, base: Any, index: Any, dtype: str) -> Vector:
-        """base[index] in all lanes."""
+        """The number base[index] in all lanes."""
         scalar = self.builder.load(self.address(base, index, dtype), typ=ELEMENTS[dtype])
         empty = ir.Constant(self.vector_type(dtype), ir.Undefined)
         first = self.builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
@@ -210,7 +210,7 @@ class Writer:
 
     @contextmanager
     def where_less(self, first: Any, second: Any) -> Generator[None]:
-        """If first < second."""
+        """Write the body only to run where first < second."""
         with self.builder.if_then(self.builder.icmp_signed("<", first, second)):
             yield
 
@@ -222,7 +222,7 @@ class Writer:
     # Types
 
     def vector_type(self, dtype: str) -> Any:
-        """`lanes` values of dtype."""
+        """The type of `lanes` values of dtype."""
         return ir.VectorType(ELEMENTS[dtype], self.lanes)
 
     def suffix(self, dtype: str) -> str:

@@ -24,15 +24,15 @@ class Operations(Protocol):
 
     @property
     def dtype(self) -> str:
-        """Either "float32" or "float64"."""
+        """The name of the element type, "float32" or "float64"."""
         ...
 
     def minimum(self, a: Value, b: Value) -> Value:
-        """Elementwise."""
+        """The lesser of a and b, entry by entry."""
         ...
 
     def maximum(self, a: Value, b: Value) -> Value:
-        """Elementwise."""
+        """The greater of a and b, entry by entry."""
         ...
 
     def choose(self, mask: Value, yes: Value, no: Value) -> Value:
@@ -40,11 +40,11 @@ class Operations(Protocol):
         ...
 
     def widen(self, value: Value) -> Value:
-        """In float64."""
+        """The values in float64."""
         ...
 
     def narrow(self, value: Value) -> Value:
-        """Rounded to `dtype`."""
+        """The values rounded to `dtype`."""
         ...
 
     def arrange(self, values: Sequence[Value], classes: Sequence[Hashable | None]) -> list[Value]:
@@ -60,7 +60,7 @@ class RankMean:
     high: int
 
     def __call__(self, do: Operations, values: Sequence[Value]) -> Value:
-        """Of the n values."""
+        """The mean of the values at these ranks, one number a column."""
         wanted = ["window" if self.low <= place < self.high else None for place in range(len(values))]
         return mean(do, ordered(do, values, wanted)[self.low : self.high])
 
@@ -78,7 +78,7 @@ class NearestMean:
     keep: int
 
     def __call__(self, do: Operations, values: Sequence[Value]) -> Value:
-        """Of the n values."""
+        """The mean of the `keep` values nearest to the centre, one number a column."""
         moves = len(values) - self.keep
         inner = range(moves, self.keep)  # in every window; that they are, and whether in the centre, is all that matters
         classes = [("inner", self.low <= p < self.high) if p in inner else p for p in range(len(values))]

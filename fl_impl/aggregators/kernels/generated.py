@@ -31,7 +31,7 @@ def lanes(dtype: str) -> int:
 
 
 def coordinatewise(formula: formulas.Formula, rows: Rows, mixing: FloatArray | None) -> tuple[Array, bool]:
-    """As `blocks.coordinatewise`."""
+    """The formula at every column, and whether all was finite: as `blocks.coordinatewise`, compiled."""
     found = None if mixing is None else _as_means(mixing)
     if not _compiles(rows, mixing) or (mixing is not None and found is None):
         return blocks.coordinatewise(formula, rows, mixing)
@@ -44,7 +44,7 @@ def coordinatewise(formula: formulas.Formula, rows: Rows, mixing: FloatArray | N
 
 
 def product(mixing: FloatArray, rows: Rows) -> tuple[Array, bool]:
-    """As `blocks.product`."""
+    """mixing @ rows, and whether it is finite: as `blocks.product`, compiled."""
     result = np.empty((len(mixing), rows.d), rows.dtype)
     if len(mixing) == 1:
         return result, _weighted_sum(mixing[0], rows, result[0])
@@ -58,7 +58,7 @@ def product(mixing: FloatArray, rows: Rows) -> tuple[Array, bool]:
 
 
 def pairwise(rows: Rows, within: str) -> FloatArray:
-    """As `blocks.pairwise`."""
+    """(n, n) squared distances above the diagonal: as `blocks.pairwise`, compiled."""
     tile = 4 if host().many_registers else 3
     kernel = _pairwise(rows.dtype, within, tile)
     tiles = -(-rows.n // tile)
@@ -72,7 +72,7 @@ def pairwise(rows: Rows, within: str) -> FloatArray:
 
 
 def squares(rows: Rows, centre: Array | None) -> FloatArray:
-    """As `blocks.squares`."""
+    """(n,) squared distances to a centre: as `blocks.squares`, compiled."""
     kernel = _squares(rows.dtype, centred=centre is not None)
     step = differences.UNROLLED * lanes("float64")
     whole = rows.d // step * step

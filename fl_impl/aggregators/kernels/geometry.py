@@ -27,7 +27,7 @@ class Geometry:
     distances: FloatArray
 
     def __len__(self) -> int:
-        """Clients."""
+        """The number of clients."""
         return len(self.distances)
 
     def subset(self, rows: npt.ArrayLike) -> Geometry:

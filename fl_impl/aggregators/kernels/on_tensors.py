@@ -25,23 +25,23 @@ class TensorOperations:
     dtype: str
 
     def minimum(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Elementwise."""
+        """The lesser of a and b, entry by entry."""
         return torch.minimum(a, b)
 
     def maximum(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Elementwise."""
+        """The greater of a and b, entry by entry."""
         return torch.maximum(a, b)
 
     def choose(self, mask: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
-        """Elementwise."""
+        """The entries of yes where the mask is true, of no elsewhere."""
         return torch.where(mask, yes, no)
 
     def widen(self, value: torch.Tensor) -> torch.Tensor:
-        """In float64."""
+        """The values in float64."""
         return value.double()
 
     def narrow(self, value: torch.Tensor) -> torch.Tensor:
-        """Rounded to `dtype`."""
+        """The values rounded to `dtype`."""
         return value.to(getattr(torch, self.dtype))
 
     def arrange(self, values: Sequence[torch.Tensor], classes: Sequence[Hashable | None]) -> list[torch.Tensor]:

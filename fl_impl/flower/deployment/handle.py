@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Deployment:
-    """A running deployment."""
+    """A deployment that runs: its address, its processes, its files."""
 
     folder: Path
     """Logs, certificates and keys; removed at the end."""

@@ -73,7 +73,7 @@ def launched(folder: Path, nodes: int, settings: str, *, tls: bool) -> Generator
 
 
 def plan_of(deployment: Deployment, ports: list[int]) -> dict[str, Any]:
-    """What `fl_impl.flower.deployment.processes` is told."""
+    """The commands of all processes, as `fl_impl.flower.deployment.processes` reads them."""
     folder, made = deployment.folder, deployment.certificates
     port = deployment.address.rpartition(":")[2]
     superlink = ["--host", HOST, "--port", port, "--isolation", "process", "--disable-runtime-dependency-installation"]

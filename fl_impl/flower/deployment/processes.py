@@ -80,7 +80,7 @@ def say(pids: Any) -> None:
 
 
 def entry(module: str, name: str) -> Callable[[], None]:
-    """A command of Flower."""
+    """The command line that runs a program of Flower."""
     return getattr(importlib.import_module(module), name)
 
 

@@ -4,6 +4,6 @@ from fl_impl.privacy.secure_aggregation.client import Client
 from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError
 from fl_impl.privacy.secure_aggregation.server import SecureSum, Server
 from fl_impl.privacy.secure_aggregation.session import Network, secure_sum
-from fl_impl.privacy.secure_aggregation.terms import Terms
+from fl_impl.privacy.secure_aggregation.terms import Least, Terms
 
-__all__ = ["Client", "Network", "SecureAggregationError", "SecureSum", "Server", "Terms", "secure_sum"]
+__all__ = ["Client", "Least", "Network", "SecureAggregationError", "SecureSum", "Server", "Terms", "secure_sum"]

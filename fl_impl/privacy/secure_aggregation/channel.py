@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError, pack, unpack
 
-PROTOCOL = b"pytest-fl secure aggregation 1"
+PROTOCOL = b"pytest-fl secure aggregation 2"
 
 
 def sign(identity: Ed25519PrivateKey, kind: str, body: bytes) -> bytes:
@@ -48,17 +48,22 @@ def seal(key: bytes, body: bytes) -> bytes:
     return ChaCha20Poly1305(key).encrypt(bytes(12), body, None)
 
 
-def unseal(key: bytes, message: bytes, what: str) -> bytes:
+def unseal(key: bytes, message: bytes, name: str) -> bytes:
     """The body that was sealed. Raises SecureAggregationError where a bit of it was changed, or it is another message."""
     try:
         return ChaCha20Poly1305(key).decrypt(bytes(12), message, None)
-    except InvalidTag:
-        raise SecureAggregationError(f"{what} is not authentic: it was changed, truncated or replayed") from None
+    except (InvalidTag, ValueError):
+        raise SecureAggregationError(f"{name} is not authentic: it was changed, truncated or replayed") from None
 
 
-def mailbox_key(private: X25519PrivateKey, public: bytes, session: bytes, kind: str, client: int) -> bytes:
-    """The key of the one message of that kind between the server and a client in a session."""
-    return agree(private, public, session, b"mailbox", kind.encode(), number_bytes(client))
+def mailbox(private: X25519PrivateKey, public: bytes, session: bytes, client: int) -> bytes:
+    """The secret from which the server and a client derive the keys of their messages in a session."""
+    return agree(private, public, session, b"mailbox", number_bytes(client))
+
+
+def mailbox_key(secret: bytes, kind: str) -> bytes:
+    """The key of the one message of that kind."""
+    return derive(secret, b"message", kind.encode())
 
 
 def number_bytes(number: int) -> bytes:

@@ -19,8 +19,11 @@ def pack(*fields: bytes) -> bytes:
     return b"".join(part for field in fields for part in (len(field).to_bytes(LENGTH_BYTES, "little"), field))
 
 
-def unpack(data: bytes, count: int | None = None) -> list[bytes]:
-    """The fields that `pack` wrote. Raises SecureAggregationError where bytes are missing or left over."""
+def unpack(data: bytes, count: int | None = None, *, least: int = 0) -> list[bytes]:
+    """The fields that `pack` wrote: `count` of them, or at least so many.
+
+    Raises SecureAggregationError where bytes or fields are missing or left over.
+    """
     fields, position = list[bytes](), 0
     while position < len(data):
         start = position + LENGTH_BYTES
@@ -30,6 +33,8 @@ def unpack(data: bytes, count: int | None = None) -> list[bytes]:
             raise SecureAggregationError(f"a message of {len(data)} bytes is truncated: it announces {position}")
     if count is not None and len(fields) != count:
         raise SecureAggregationError(f"expected a message of {count} fields, got {len(fields)}")
+    if len(fields) < least:
+        raise SecureAggregationError(f"expected a message of {least} fields or more, got {len(fields)}")
     return fields
 
 

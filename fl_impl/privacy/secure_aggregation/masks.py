@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fl_impl.privacy.secure_aggregation.channel import agree, derive, number_bytes
+from fl_impl.privacy.secure_aggregation.curve import exchange
 
 Words = npt.NDArray[np.uint32]
 
@@ -38,5 +39,14 @@ def self_mask_key(seed: bytes, session: bytes, number: int) -> bytes:
 
 def pair_mask_key(private: X25519PrivateKey, public: bytes, session: bytes, number: int, other: int) -> bytes:
     """The key of the mask that the lower-numbered of two clients adds and the higher-numbered subtracts."""
+    return agree(private, public, *_pair_context(session, number, other))
+
+
+def recovered_pair_mask_key(scalar: int, public: bytes, session: bytes, number: int, other: int) -> bytes:
+    """The same key, by the secret scalar of a client whose shares were put together."""
+    return derive(exchange(scalar, public), *_pair_context(session, number, other))
+
+
+def _pair_context(session: bytes, number: int, other: int) -> tuple[bytes, ...]:
     low, high = sorted((number, other))
-    return agree(private, public, session, b"pair mask", number_bytes(low), number_bytes(high))
+    return session, b"pair mask", number_bytes(low), number_bytes(high)

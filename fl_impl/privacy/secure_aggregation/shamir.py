@@ -1,4 +1,4 @@
-"""Shamir's secret sharing over the integers modulo the Mersenne prime 2^521 - 1 (Shamir 1979)."""
+"""Shamir's secret sharing over the integers modulo the order of edwards25519 (Shamir 1979)."""
 
 from __future__ import annotations
 
@@ -7,39 +7,34 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-PRIME: Final = 2**521 - 1
-SHARE_BYTES: Final = 66
-SECRET_BYTES: Final = 32
+from fl_impl.privacy.secure_aggregation.curve import ORDER
+
+SECRET_BYTES: Final = 31
+"""Of a secret that is any bytes: it must lie below the order."""
 
 
-def split(secret: bytes, points: Sequence[int], threshold: int) -> dict[int, bytes]:
-    """A share of 66 bytes for each point: any `threshold` of them give the 32-byte secret, fewer say nothing of it.
+def polynomial(constant: int, threshold: int) -> tuple[int, ...]:
+    """`threshold` coefficients, the constant first, the others uniform: any `threshold` of its values give the constant.
 
-    Points are distinct positive integers below the prime. Raises ValueError for other points, or a threshold that is
-    not between 1 and their number.
+    Fewer say nothing of it. Raises ValueError for a threshold below 1, or a constant that is not below the order.
     """
-    if len(set(points)) != len(points) or not all(0 < point < PRIME for point in points):
-        raise ValueError(f"points must be distinct and positive; got {list(points)}")
-    if not 1 <= threshold <= len(points):
-        raise ValueError(f"threshold must lie between 1 and the {len(points)} points; got {threshold}")
-    polynomial = [secrets.randbelow(PRIME) for _ in range(threshold - 1)]
-    constant = int.from_bytes(secret, "little")
-    return {point: _value(polynomial, constant, point).to_bytes(SHARE_BYTES, "little") for point in points}
+    if threshold < 1 or not 0 <= constant < ORDER:
+        raise ValueError(f"expected a threshold of 1 or more and a secret below the order; got threshold {threshold}")
+    return (constant, *(secrets.randbelow(ORDER) for _ in range(threshold - 1)))
 
 
-def combine(shares: Mapping[int, bytes]) -> bytes | None:
-    """The secret that exactly `threshold` shares give, by interpolation at 0; None where they are no shares of one."""
+def value(coefficients: Sequence[int], point: int) -> int:
+    """The polynomial at a point, modulo the order."""
+    total = 0
+    for coefficient in reversed(coefficients):
+        total = (total * point + coefficient) % ORDER
+    return total
+
+
+def combine(shares: Mapping[int, int]) -> int:
+    """The value at 0 of the polynomial of degree below len(shares) that takes these values at these positive points."""
     weights = _weights(tuple(shares))
-    total = sum(weight * int.from_bytes(share, "little") for weight, share in zip(weights, shares.values(), strict=True))
-    secret = total % PRIME
-    return secret.to_bytes(SECRET_BYTES, "little") if secret < 2 ** (8 * SECRET_BYTES) else None
-
-
-def _value(polynomial: list[int], constant: int, point: int) -> int:
-    value = 0
-    for coefficient in polynomial:
-        value = (value + coefficient) * point % PRIME
-    return (value + constant) % PRIME
+    return sum(weight * share for weight, share in zip(weights, shares.values(), strict=True)) % ORDER
 
 
 @lru_cache(maxsize=1024)
@@ -50,7 +45,7 @@ def _weights(points: tuple[int, ...]) -> tuple[int, ...]:
         numerator, denominator = 1, 1
         for other in points:
             if other != point:
-                numerator = numerator * other % PRIME
-                denominator = denominator * (other - point) % PRIME
-        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
+                numerator = numerator * other % ORDER
+                denominator = denominator * (other - point) % ORDER
+        weights.append(numerator * pow(denominator, -1, ORDER) % ORDER)
     return tuple(weights)

@@ -1,0 +1,439 @@
+"""A server that lies to clients of `fl_impl.privacy.secure_aggregation`, and reads all that it then can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fl_impl.privacy.fixed_point import from_ring
+from fl_impl.privacy.secure_aggregation import Client, Least, SecureAggregationError, Server, Terms
+from fl_impl.privacy.secure_aggregation.channel import mailbox_key, sign, unseal
+from fl_impl.privacy.secure_aggregation.client import complaint_body, view_digest
+from fl_impl.privacy.secure_aggregation.curve import montgomery, scalar_of
+from fl_impl.privacy.secure_aggregation.dealing import read_pair, reopened_box
+from fl_impl.privacy.secure_aggregation.frames import pack, pack_numbers, unpack, unpack_numbers
+from fl_impl.privacy.secure_aggregation.masks import add_mask, recovered_pair_mask_key, self_mask_key
+from fl_impl.privacy.secure_aggregation.shamir import SECRET_BYTES, combine
+from pytest_fl.subjects.parts import Plot, Updates
+
+Words = npt.NDArray[np.uint32]
+STAGES: Final = ("advertise", "share", "confirm", "mask", "agree", "reveal")
+
+
+class LyingServer(Server):
+    """A server that can be made to send anything, and tells what it received."""
+
+    def to(self, kind: str, number: int, *fields: bytes) -> bytes:
+        """A message such as only the server can seal."""
+        return self._sealed(kind, number, pack(*fields))
+
+    def read(self, kind: str, number: int, message: bytes) -> bytes:
+        """What a client's message says."""
+        return self._opened(kind, number, message)
+
+    @property
+    def keys(self) -> Any:
+        """What each client advertised."""
+        return self._keys
+
+    @property
+    def coin(self) -> bytes:
+        """The server's part of the seeds of all draws."""
+        return self._coin
+
+    @coin.setter
+    def coin(self, other: bytes) -> None:
+        self._coin = other
+
+    def sent(self, kind: str, number: int, message: bytes) -> list[bytes]:
+        """The fields of what it sealed for a client."""
+        return unpack(unseal(mailbox_key(self._mailboxes[number], kind), message, kind))
+
+    @property
+    def dealers(self) -> Any:
+        """What each client dealt."""
+        return self._dealers
+
+    def near(self, number: int) -> list[int]:
+        """With whom a client masks."""
+        return self._near()[number]
+
+
+@dataclass(eq=False)
+class Plotted:
+    """A session in which the server lies, and what it and its partners know."""
+
+    terms: Terms
+    updates: Updates
+    client_class: type[Client] = Client
+    secrets_of: Mapping[int, Ed25519PrivateKey] | None = None
+    """Identities, where these clients took part in a session before."""
+    seen: dict[int, set[bytes]] | None = None
+    words: dict[int, Words] = field(default_factory=dict[int, "Words"])
+    shares: dict[tuple[int, bool], dict[int, int]] = field(default_factory=dict[tuple[int, bool], dict[int, int]])
+    """(dealer, whether it is of the masking key) -> point -> share."""
+
+    def __post_init__(self) -> None:
+        """Make identities, the server and the clients, and take what the partners know."""
+        n = len(self.updates)
+        self.partners = tuple(range(n - self.terms.corrupt, n))
+        self.identities = dict(self.secrets_of or {i: Ed25519PrivateKey.generate() for i in range(n)})
+        public = {i: key.public_key() for i, key in self.identities.items()}
+        self.identity = Ed25519PrivateKey.generate()
+        self.server = LyingServer(self.terms, self.identity, public)
+        memory = self.seen or {i: set[bytes]() for i in range(n)}
+        self.clients: dict[int, Any] = {
+            i: self.client_class(
+                i, self.identities[i], self.identity.public_key(), public, least=Least.of(self.terms), seen=memory[i]
+            )
+            for i in range(n)
+        }
+
+    def send(self, stage: str, messages: Mapping[int, bytes]) -> dict[int, bytes]:
+        """What the clients answer; those that refuse do not."""
+        replies = dict[int, bytes]()
+        for i, message in messages.items():
+            try:
+                extra = (self.updates[i],) if stage == "mask" else ()
+                replies[i] = getattr(self.clients[i], stage)(message, *extra)
+            except SecureAggregationError:
+                continue
+        return replies
+
+    def until_boxes(self) -> dict[int, bytes]:
+        """Up to the inboxes."""
+        opened = self.send("advertise", dict.fromkeys(self.clients, self.server.open()))
+        return self.server.inboxes(self.send("share", self.server.roster(opened)))
+
+    def until_masks(self) -> dict[int, bytes]:
+        """Up to what clients are sent before they mask."""
+        return self.server.sharers(self.send("confirm", self.until_boxes()))
+
+    def take_words(self, masked: Mapping[int, bytes]) -> None:
+        """Read masked updates."""
+        for i, message in masked.items():
+            self.words[i] = np.frombuffer(unpack(self.server.read("masked", i, message), 2)[1], "<u4")
+
+    def take_shares(self, reveals: Mapping[int, bytes], alive: Collection[int]) -> None:
+        """Read what clients revealed under a list of survivors."""
+        for i, message in reveals.items():
+            dealers, *pairs = unpack(self.server.read("reveal", i, message), least=1)
+            for dealer, pair in zip(unpack_numbers(dealers), pairs, strict=True):
+                self.shares.setdefault((dealer, dealer not in alive), {})[i + 1] = read_pair(pair)[0]
+
+    def take_partners(self) -> None:
+        """All shares that the partners hold."""
+        for i in self.partners:
+            for dealer, pairs in self.clients[i]._held.items():  # noqa: SLF001  # partners tell all that they know
+                for of_key, pair in zip((False, True), pairs, strict=True):
+                    self.shares.setdefault((dealer, of_key), {})[i + 1] = pair[0]
+
+    def told(self, sharers: Mapping[int, Collection[int]], alive: Mapping[int, Collection[int]]) -> None:
+        """Tell each client its own list of survivors, and ask for the shares of all that hear the same.
+
+        Partners sign whatever helps.
+        """
+        signed = dict[int, bytes]()
+        for i, living in alive.items():
+            gone = set(sharers[i]) - set(living)
+            message = self.server.to("survivors", i, pack_numbers(sorted(living)), pack_numbers(sorted(gone)))
+            signed |= self.send("agree", {i: message})
+        for living in {tuple(sorted(each)) for each in alive.values()}:
+            members = [i for i, each in alive.items() if set(each) == set(living)]
+            helpers = [i for i in self.partners if i in living]
+            heard = sharers[members[0]]
+            agreements = {i: signed[i] for i in members if i in signed} | {i: self.signed(i, heard, living) for i in helpers}
+            self.ask(members, agreements, living)
+
+    def signed(self, partner: int, sharers: Collection[int], alive: Collection[int]) -> bytes:
+        """What a partner signs to help."""
+        client = self.clients[partner]
+        client._sharers, client._survivors, client._coin = frozenset(sharers), frozenset(alive), self.server.coin  # noqa: SLF001  # it sides with the server
+        return sign(self.identities[partner], "agreement", client._digest())  # noqa: SLF001  # likewise
+
+    def ask(self, members: Collection[int], agreements: Mapping[int, bytes], alive: Collection[int]) -> None:
+        """Ask for shares with these agreements, and read what comes."""
+        quorum = pack_numbers(sorted(agreements)), *(agreements[i] for i in sorted(agreements))
+        self.take_shares(self.send("reveal", {i: self.server.to("quorum", i, *quorum) for i in members}), alive)
+
+    def secret(self, dealer: int, *, of_key: bool) -> int | None:
+        """A client's secret, where it is the server's, or enough shares are known."""
+        if dealer in self.partners and of_key:
+            return scalar_of(self.clients[dealer]._masking)  # noqa: SLF001  # partners tell all that they know
+        shares = self.shares.get((dealer, of_key), {})
+        if len(shares) < self.terms.threshold:
+            return next(iter(shares.values())) if len(set(shares.values())) == 1 else None  # a share may be the secret
+        return combine({point: shares[point] for point in sorted(shares)[: self.terms.threshold]})
+
+    def read(self, group: Collection[int]) -> Iterator[Any]:
+        """The sum of a group's updates, if what is known opens it; and what is left where clients forgot a mask."""
+        if not set(group) <= self.words.keys():
+            return
+        words = np.zeros(self.terms.length, np.uint32)
+        for i in group:
+            words += self.words[i]
+        yield self.decoded(words)
+        for unmask in (self.without_self, self.without_pairs):
+            cleared = unmask(words.copy(), group)
+            if cleared is not None:
+                yield self.decoded(cleared)
+        cleared = self.without_self(words.copy(), group)
+        both = None if cleared is None else self.without_pairs(cleared, group)
+        if both is not None:
+            yield self.decoded(both)
+
+    def decoded(self, words: Words) -> Any:
+        """As reals."""
+        return self.terms.encoding.decode(from_ring(words))
+
+    def without_self(self, words: Words, group: Collection[int]) -> Words | None:
+        """Words without the self masks of the group; None where one is not known."""
+        for i in group:
+            seed = self.secret(i, of_key=False)
+            if seed is None:
+                return None
+            key = seed.to_bytes(32, "little")[:SECRET_BYTES]
+            add_mask(words, self_mask_key(key, self.terms.session, i), subtract=True)
+        return words
+
+    def without_pairs(self, words: Words, group: Collection[int]) -> Words | None:
+        """Words without the masks between the group and others; None where one is not known."""
+        for i in group:
+            for j in set(self.server.near(i)) & self.clients[i]._sharers - set(group):  # noqa: SLF001  # the server said so
+                for one, other in ((i, j), (j, i)):
+                    scalar = self.secret(one, of_key=True)
+                    if scalar is not None:
+                        point = montgomery(self.server.keys[other].masking)
+                        key = recovered_pair_mask_key(scalar, point, self.terms.session, i, j)
+                        add_mask(words, key, subtract=i < j)
+                        break
+                else:
+                    return None
+        return words
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a lying server plays with: the terms that it offers, and the clients that it meets."""
+
+    terms: Callable[[int, int], Terms]
+    """(n, d) -> terms."""
+    client: type[Client] = Client
+
+    def start(self, updates: Updates, **options: Any) -> Plotted:
+        """A session."""
+        return Plotted(self.terms(*updates.shape), updates, self.client, **options)
+
+
+def plots(offer: Offer) -> dict[str, Plot]:
+    """All that the server tries, by name."""
+    return {name: partial(_tried, offer, plot) for name, plot in PLOTS.items()}
+
+
+def _tried(offer: Offer, plot: Callable[..., Iterator[Any]], updates: Updates, rng: np.random.Generator) -> list[Any]:
+    try:
+        return list(plot(offer, updates, rng))
+    except SecureAggregationError:
+        return []  # it is over, and nothing was read
+
+
+def _victim(session: Plotted, rng: np.random.Generator) -> int:
+    return int(rng.integers(len(session.updates) - len(session.partners)))
+
+
+def _split_view(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """Half of the clients hear that the victim is alive, the others that it dropped: both of its secrets come out."""
+    session = offer.start(updates)
+    session.take_words(session.send("mask", session.until_masks()))
+    session.take_partners()
+    victim, everyone = _victim(session, rng), set(session.words)
+    honest = [i for i in everyone if i != victim and i not in session.partners]
+    half = (len(honest) + 1) // 2
+    alive = dict.fromkeys([victim, *honest[: half - 1]], everyone) | {i: everyone - {victim} for i in honest[half - 1 :]}
+    session.told(dict.fromkeys(everyone, everyone), alive)
+    yield from session.read({victim})
+
+
+def _split_sharers(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """Each of two groups hears that as many of the other as may never shared; both then reveal under one list."""
+    session = offer.start(updates)
+    outbox = session.until_masks()
+    n, left = len(updates), session.terms.dropouts
+    order = rng.permutation([i for i in range(n) if i not in session.partners]).tolist()
+    groups = set(order[: len(order) // 2]), set(order[len(order) // 2 :])
+    sharers = {
+        i: set(range(n)) - set(order[-left:] if i in groups[0] else order[:left]) | {i} if left else set(range(n))
+        for i in outbox
+    }
+    told = {i: session.server.to("sharers", i, pack_numbers(sorted(sharers[i]))) for i in outbox}
+    session.take_words(session.send("mask", told))
+    session.take_partners()
+    session.told(sharers, sharers)
+    for group in groups:
+        yield from session.read(group)
+
+
+def _late_drop(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """The victim's masked update comes, and all hear that it did not."""
+    session = offer.start(updates)
+    session.take_words(session.send("mask", session.until_masks()))
+    session.take_partners()
+    victim, everyone = _victim(session, rng), set(session.words)
+    session.told(dict.fromkeys(everyone, everyone), dict.fromkeys(everyone - {victim}, everyone - {victim}))
+    yield from session.read({victim})
+    yield from session.read(everyone - {victim})
+
+
+def _asked_twice(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """After the victim's self mask is revealed, all are asked again, for its masking key."""
+    session = offer.start(updates)
+    session.take_words(session.send("mask", session.until_masks()))
+    session.take_partners()
+    victim, everyone = _victim(session, rng), set(session.words)
+    same = dict.fromkeys(everyone, everyone)
+    session.told(same, same)
+    session.told(same, dict.fromkeys(everyone - {victim}, everyone - {victim}))
+    yield from session.read({victim})
+    yield from session.read(everyone)
+
+
+def _too_few(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """All but two of the clients are said to have dropped."""
+    session = offer.start(updates)
+    session.take_words(session.send("mask", session.until_masks()))
+    session.take_partners()
+    everyone = set(session.words)
+    few = {_victim(session, rng), *session.partners, *sorted(everyone)[:1]}
+    session.told(dict.fromkeys(everyone, everyone), {i: few for i in few})  # noqa: C420  # one set, which nobody changes
+    yield from session.read(few)
+
+
+def _chosen_drop_outs(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """As many as may leave are said to, chosen at each stage; then one more."""
+    for extra in (0, 1):
+        session = offer.start(updates)
+        session.take_words(session.send("mask", session.until_masks()))
+        session.take_partners()
+        honest = rng.permutation(len(updates) - len(session.partners))
+        alive = frozenset(session.words) - set(honest[: session.terms.dropouts + extra].tolist())
+        everyone = frozenset(session.words)
+        session.told(dict.fromkeys(everyone, everyone), dict.fromkeys(alive, alive))
+        yield from session.read(alive)
+
+
+def _replay(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """Agreements that clients signed in earlier sessions of the same name stand for those that they will not sign."""
+    first = offer.start(updates)
+    seen = {i: client._seen for i, client in first.clients.items()}  # noqa: SLF001  # what this identity remembers
+    first.take_words(first.send("mask", first.until_masks()))
+    again = Plotted(first.terms, updates, offer.client, first.identities, seen)
+    again.take_words(again.send("mask", again.until_masks()))
+    everyone = set(again.words)
+    again.told(dict.fromkeys(everyone, everyone), dict.fromkeys(everyone, everyone))
+    victim = _victim(first, rng)
+    replayed = Plotted(first.terms, updates, offer.client, first.identities, seen)
+    replayed.take_words(replayed.send("mask", replayed.until_masks()))
+    replayed.take_partners()
+    half = sorted(everyone - {victim})[: len(everyone) // 2]
+    for alive, members in ((everyone, {victim, *half}), (everyone - {victim}, everyone - {victim, *half})):
+        gone = pack_numbers(sorted(everyone - alive))
+        lists = {i: replayed.server.to("survivors", i, pack_numbers(sorted(alive)), gone) for i in members if i in alive}
+        replayed.send("agree", lists)
+        digest = view_digest(first.terms, replayed.server.coin, everyone, alive)
+        signed = {i: sign(first.identities[i], "agreement", digest) for i in alive}  # as earlier sessions gave them
+        replayed.ask(lists, signed, alive)
+    yield from replayed.read({victim})
+
+
+def _seeds_of_before(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """The seeds of a session that went well are tried on the next, in which the victim is said to have dropped."""
+    first = offer.start(updates)
+    first.take_words(first.send("mask", first.until_masks()))
+    everyone = set(first.words)
+    first.told(dict.fromkeys(everyone, everyone), dict.fromkeys(everyone, everyone))
+    session = offer.start(updates)
+    session.take_words(session.send("mask", session.until_masks()))
+    victim = _victim(session, rng)
+    rest = everyone - {victim}
+    session.told(dict.fromkeys(everyone, everyone), dict.fromkeys(rest, rest))
+    session.shares |= {key: shares for key, shares in first.shares.items() if key == (victim, False)}
+    yield from session.read({victim})
+
+
+def _made_up_complaints(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """The victim hears that its holders complain, and is to open the boxes that it sent them."""
+    session = offer.start(updates)
+    outbox, present = session.until_masks(), pack_numbers(range(len(updates)))
+    victim = _victim(session, rng)
+    complaints = [
+        sign(session.identity, "complaint", complaint_body(session.terms, holder, victim))
+        for holder in session.server.near(victim)
+    ]
+    messages = outbox | {victim: session.server.to("sharers", victim, present, *complaints)}
+    yield from _opened(session, victim, messages)
+
+
+def _tampered_boxes(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """The boxes of the victim are spoilt on the way, so that its holders complain and it opens the true ones."""
+    session = offer.start(updates)
+    inboxes, victim = session.until_boxes(), _victim(session, rng)
+    spoilt = dict[int, bytes]()
+    for i, message in inboxes.items():
+        fields = [unpack(delivery, 7) for delivery in session.server.sent("inbox", i, message)]
+        for each in fields:
+            if unpack(unpack(each[0], 2)[0])[1] == victim.to_bytes(4, "little"):
+                each[1] = each[1][:-1] + bytes([each[1][-1] ^ 1])
+        spoilt[i] = session.server.to("inbox", i, *(pack(*each) for each in fields))
+    complaints = list[bytes]()
+    confirmed = session.send("confirm", spoilt)
+    for i, message in confirmed.items():
+        complaints += unpack(session.server.read("confirmation", i, message))
+    present = pack_numbers(sorted({*confirmed, victim}))
+    yield from _opened(session, victim, {i: session.server.to("sharers", i, present, *complaints) for i in [victim]})
+
+
+def _opened(session: Plotted, victim: int, outbox: Mapping[int, bytes]) -> Iterator[Any]:
+    """Read the victim by the shares that it opened and those of the partners."""
+    masked = session.send("mask", outbox)
+    session.take_words(masked)
+    session.take_partners()
+    session.clients[victim]._sharers = frozenset(range(len(session.updates)))  # noqa: SLF001  # what it was told
+    keys = unpack(unpack(session.server.read("masked", victim, masked[victim]), 2)[0]) if victim in masked else []
+    holders = sorted(session.clients[victim]._holders)  # noqa: SLF001  # the server drew them as well
+    dealer, masking = session.server.dealers[victim], session.server.keys[victim].masking
+    for holder, key in zip(holders, keys, strict=False):
+        channel = session.server.keys[holder].channel
+        pairs = reopened_box(key, channel, dealer.dealing, dealer.leaves[holder], masking)
+        for of_key, pair in zip((False, True), pairs, strict=True):
+            session.shares.setdefault((victim, of_key), {})[holder + 1] = pair[0]
+    yield from session.read({victim})
+
+
+def _another_coin(offer: Offer, updates: Updates, rng: np.random.Generator) -> Iterator[Any]:
+    """The server changes its coin after it has seen what clients contribute: whoever shares has not looked."""
+    session = offer.start(updates)
+    opened = session.send("advertise", dict.fromkeys(session.clients, session.server.open()))
+    session.server.coin = rng.bytes(32)
+    if session.send("share", session.server.roster(opened)):
+        yield from updates  # it could have chosen the victim's holders
+
+
+PLOTS: Final[Mapping[str, Callable[..., Iterator[Any]]]] = {
+    "a split view": _split_view,
+    "two lists of sharers": _split_sharers,
+    "a drop-out after the fact": _late_drop,
+    "asking twice": _asked_twice,
+    "too few survivors": _too_few,
+    "chosen drop-outs": _chosen_drop_outs,
+    "replayed agreements": _replay,
+    "seeds of an earlier session": _seeds_of_before,
+    "complaints that nobody made": _made_up_complaints,
+    "boxes spoilt on the way": _tampered_boxes,
+    "another coin": _another_coin,
+}

@@ -12,8 +12,8 @@ from pytest_fl.adapters import as_subject
 from pytest_fl.adapters.options import Options
 from pytest_fl.checks import Check, all_checks
 from pytest_fl.engine.isolation import Isolation, examiner
-from pytest_fl.engine.judging import replayed, run_check
 from pytest_fl.engine.search import judge
+from pytest_fl.engine.session import replayed, run_check
 from pytest_fl.engine.targets import target
 from pytest_fl.reporting.report import Report
 from pytest_fl.subjects.guard import Rule

@@ -152,6 +152,33 @@ def test_variance_is_right_for_any_number_of_levels_and_size_of_bucket():
                 assert (part * (1 - part)).sum() / levels**2 <= omega * (x @ x) + 1e-12
 
 
+@pytest.mark.parametrize("name", CODECS)
+class TestTraits:
+    """What a codec says of its messages is so, no less and no more; traits decide what it goes together with."""
+
+    def round_trips(self, name):
+        codec, d = CODECS[name]().for_round(7), 1024
+        x, y = np.random.default_rng(0).standard_normal((2, d)).astype(np.float32)
+        back = [codec.decode(codec.encode(v, np.random.default_rng(i)), d) for i, v in enumerate((x, y, x + y))]
+        return codec, *back
+
+    def test_linear(self, name):
+        codec, x, y, both = self.round_trips(name)
+        assert np.allclose(x + y, both, rtol=1e-5, atol=1e-5) == codec.linear
+
+    def test_sparse(self, name):
+        codec, x, y, _ = self.round_trips(name)
+        places = [np.flatnonzero(v) for v in (x, y)]
+        few = max(map(len, places)) < x.size / 2
+        assert (few and not np.array_equal(*places)) == codec.sparse
+
+    def test_kept_are_the_places_that_all_share(self, name):
+        codec, x, _, both = self.round_trips(name)
+        kept = codec.kept(x.size)
+        assert kept is None or (np.array_equal(np.flatnonzero(x), kept) and np.array_equal(np.flatnonzero(both), kept))
+        assert (kept is not None) == (codec.linear and 0 in x)
+
+
 class TestTopK:
     @settings(max_examples=300)
     @given(arrays(np.float32, st.integers(1, 400), elements=st.floats(-4, 4, width=16)), st.data())

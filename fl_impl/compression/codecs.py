@@ -9,7 +9,7 @@ d-vector becomes (so how many bytes exactly), `encode` and `decode` go there and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,10 @@ Vector = npt.NDArray[np.float32]
 
 
 class Codec(Protocol):
-    """What compression needs of a codec; x is a finite (d,) float32 vector, and so is what comes back."""
+    """What compression needs of a codec; x is a finite (d,) float32 vector, and so is what comes back.
+
+    Traits and methods from `linear` on have the usual answers in `Usual`, from which a codec may derive.
+    """
 
     @property
     def name(self) -> str:
@@ -52,6 +55,57 @@ class Codec(Protocol):
         """omega, None where the codec is biased."""
         ...
 
+    @property
+    def linear(self) -> bool:
+        """Whether, in one round, C(x) + C(y) = C(x + y) but for rounding: then messages may be summed unseen."""
+        ...
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a message leaves most entries 0, at places of its own, so that a median over such finds little."""
+        ...
+
+    def for_round(self, seed: int) -> Codec:
+        """The codec of a round, with what all clients draw alike from the round's seed."""
+        ...
+
+    def kept(self, d: int) -> npt.NDArray[np.int64] | None:
+        """The coordinates that all messages of a round keep, where they keep only some and the same ones."""
+        ...
+
+    def scale(self, d: int) -> float:
+        """What kept values are multiplied by."""
+        ...
+
+
+class Usual:
+    """A codec that draws nothing with the others, and whose messages are dense and do not add up."""
+
+    @property
+    def linear(self) -> bool:
+        """They do not add up."""
+        return False
+
+    @property
+    def sparse(self) -> bool:
+        """They are dense."""
+        return False
+
+    def for_round(self, seed: int) -> Self:
+        """The same in every round."""
+        del seed
+        return self
+
+    def kept(self, d: int) -> npt.NDArray[np.int64] | None:
+        """No coordinates in common."""
+        del d
+        return None
+
+    def scale(self, d: int) -> float:
+        """As they are."""
+        del d
+        return 1.0
+
 
 CODECS: Final[Registry[Callable[..., Codec]]] = Registry("a codec", package="fl_impl.compression", group="pytest_fl.codecs")
 """The codecs by name."""
@@ -71,10 +125,15 @@ def codec(name: str) -> Callable[[T], T]:
 
 @codec("none")
 @dataclass(frozen=True)
-class Plain:
+class Plain(Usual):
     """The float32 values as they are: 4 d bytes."""
 
     name: ClassVar[str] = "none"
+
+    @property
+    def linear(self) -> bool:
+        """Values add up."""
+        return True
 
     def layout(self, d: int) -> Layout:
         """The one array of a message: d float32 values."""

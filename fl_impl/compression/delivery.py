@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from fl_impl.compression.codecs import Vector
 from fl_impl.compression.feedback import Compression
-from fl_impl.compression.sparse import RandK
 
 Memory = Mapping[int, Vector]
 """What is remembered of each client, by its number."""
@@ -64,5 +63,4 @@ def exchange(
 
 def of_round(compression: Compression, mask_seed: int) -> Compression:
     """The same compression with the mask that all clients share in a round, where its codec has one (`rand_k`)."""
-    codec = compression.codec
-    return replace(compression, codec=codec.for_round(mask_seed)) if isinstance(codec, RandK) else compression
+    return replace(compression, codec=compression.codec.for_round(mask_seed))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from fl_impl.compression.codecs import Vector, codec
+from fl_impl.compression.codecs import Usual, Vector, codec
 
 if TYPE_CHECKING:
     from fl_impl.compression.wire import Arrays, Layout
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @codec("power_sgd")
 @dataclass(frozen=True)
-class PowerSGD:
+class PowerSGD(Usual):
     """P P^T M with P an orthonormal basis of M G, G random of `rank` columns: rank (rows + columns) floats.
 
     An orthogonal projection, so never longer than x; a contraction with alpha = 1 / columns in expectation, as the mean
@@ -26,6 +26,11 @@ class PowerSGD:
 
     name: ClassVar[str] = "power_sgd"
     rank: int = 4
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a rank that is no number from 1: it would send nothing."""
+        if not isinstance(self.rank, int) or self.rank < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # read from a spec
+            raise ValueError(f"expected a rank of at least 1, e.g. power_sgd(rank=4); got {self.rank!r}")
 
     def shape(self, d: int) -> tuple[int, int]:
         """(rows, columns) of the matrix that d entries fill row by row, zeros after."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.compression.codecs import Vector, codec
+from fl_impl.compression.codecs import Usual, Vector, codec
 from fl_impl.compression.packing import pack_nibbles, pack_trits, unpack_nibbles, unpack_trits
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def ternary(bucket: int = 512) -> Stochastic:
 
 
 @dataclass(frozen=True)
-class Stochastic:
+class Stochastic(Usual):
     """Integers from -s to s times a step a bucket, the greatest magnitude over s; rounded up with the odds of being near.
 
     Unbiased, with omega = (sqrt(1 + (b - 1) / s^2) - 1) / 2 for buckets of b: attained where one entry is the greatest
@@ -59,6 +59,11 @@ class Stochastic:
         """Raise ValueError for a bucket of no coordinates."""
         if self.bucket < 1:
             raise ValueError(f"a bucket must hold at least 1 coordinate, e.g. 512; got {self.bucket}")
+
+    @property
+    def sparse(self) -> bool:
+        """With one level: of Gaussian entries, 0 are about three in four of a bucket of 512."""
+        return self.levels == 1
 
     def layout(self, d: int) -> Layout:
         """A float32 step a bucket, and the codes."""
@@ -98,7 +103,7 @@ class Stochastic:
 
 @codec("sign")
 @dataclass(frozen=True)
-class ScaledSign:
+class ScaledSign(Usual):
     """mean|x| sign(x): a bit a coordinate, a contraction with alpha = ||x||_1^2 / (d ||x||^2) >= 1/d.
 
     Karimireddy, Rebjock, Stich & Jaggi 2019 (arXiv 1901.09847), Lemma 8.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.compression.codecs import Vector, codec
+from fl_impl.compression.codecs import Usual, Vector, codec
 from fl_impl.compression.selection import indices_from_blocks, indices_to_blocks, largest
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @codec("top_k")
 @dataclass(frozen=True)
-class TopK:
+class TopK(Usual):
     """The k = ceil(fraction d) entries of greatest magnitude, of equals the first: a contraction with alpha = k/d.
 
     6 bytes an entry: indices are 16 bits within blocks of 65536, and a count a block. Stich, Cordonnier & Jaggi 2018
@@ -27,6 +27,11 @@ class TopK:
 
     name: ClassVar[str] = "top_k"
     fraction: float = 0.01
+
+    @property
+    def sparse(self) -> bool:
+        """The largest entries are elsewhere in each update."""
+        return True
 
     def entries(self, d: int) -> int:
         """The number k of entries that are sent of d."""
@@ -61,7 +66,7 @@ class TopK:
 
 @codec("rand_k")
 @dataclass(frozen=True)
-class RandK:
+class RandK(Usual):
     """k = ceil(fraction d) entries drawn by a seed that travels with them: 8 bytes and 4 an entry.
 
     Times d/k and unbiased with omega = d/k - 1; with scaled=False as they are, and a contraction with alpha = k/d.
@@ -74,6 +79,11 @@ class RandK:
     scaled: bool = True
     seed: int | None = None
 
+    @property
+    def linear(self) -> bool:
+        """With the round's mask, values add up."""
+        return True
+
     def for_round(self, seed: int) -> RandK:
         """The same, with the mask that all clients share in a round."""
         return replace(self, seed=seed)
@@ -81,6 +91,10 @@ class RandK:
     def entries(self, d: int) -> int:
         """The number k of entries that are sent of d."""
         return entries(self.fraction, d)
+
+    def kept(self, d: int) -> npt.NDArray[np.int64] | None:
+        """Those of the round's seed; None outside a round, where each message draws its own."""
+        return None if self.seed is None else self.support(self.seed, d)
 
     def support(self, seed: int, d: int) -> npt.NDArray[np.int64]:
         """The coordinates that a seed keeps, in order."""

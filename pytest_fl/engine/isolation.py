@@ -39,6 +39,8 @@ GRACE: Final = 3.0
 """Seconds that a child may be late with what it should have ended by itself."""
 PART_SECONDS: Final = 1200.0
 """For all checks of a part that is no rule: some compute for long, and none is shortened."""
+IDENTIFYING: Final = 20.0
+"""Seconds that it may take to say what a rule is."""
 LIVES: Final = 3
 """Children that a subject may end before no more is tried with it."""
 
@@ -51,6 +53,10 @@ class Examiner(Protocol):
 
     def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
         """The row of the check, whatever the subject does. Raises ValueError where it can be called in no way."""
+        ...
+
+    def identity(self) -> str:
+        """What the subject is seen to be; empty where that is not found."""
         ...
 
     def close(self) -> None:
@@ -132,6 +138,10 @@ class InProcess:
                 return self.session.examine(check, expected, seconds)
             finally:
                 self.budget.spent += time.monotonic() - began
+
+    def identity(self) -> str:
+        """What the subject is seen to be."""
+        return self.session.identity() if self.session is not None else ""
 
     def close(self) -> None:
         """Nothing was started."""
@@ -237,6 +247,16 @@ class InChild:
         if round_ is None:
             return row
         return replace(row, counterexample=counterexample(self.name, self.path, check.name, round_, how))
+
+    def identity(self) -> str:
+        """What the subject is seen to be, asked of the child where one lives."""
+        if self.child is None or self.over:
+            return ""
+        self.child.ask({"identify": True})
+        answer = self.child.answer(PATIENCE * self.profile.call_seconds, IDENTIFYING)
+        if "identity" not in answer:
+            self.close()
+        return answer.get("identity", "")
 
     def close(self) -> None:
         """End the child."""

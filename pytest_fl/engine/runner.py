@@ -44,7 +44,9 @@ def verify(
     judged.checks(expected)  # an unknown name is an error
     with closing(examiner(judged, chosen, isolation, len(wanted))) as who:
         rows = tuple(who.examine(check, expected.get(check.name)) for check in wanted)
-        return Report(rows, notes=who.notes)
+        failed = any(row.outcome == "failed" for row in rows)
+        seen = who.identity() if failed else ""
+        return Report(rows, notes=(*who.notes, f"behaves as {seen}") if seen else who.notes)
 
 
 audit_report = verify

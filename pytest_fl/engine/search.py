@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_fl.checks import Bound, Check
 from pytest_fl.engine.rows import Finding, closeness
 from pytest_fl.engine.shrink import shrink
-from pytest_fl.inputs.adversary import hunt
+from pytest_fl.inputs.adversary import WorstCase, hunt
 from pytest_fl.inputs.precision import in_its_precision
 from pytest_fl.inputs.strategies import SEARCHES
 from pytest_fl.reporting import current
@@ -94,7 +94,7 @@ def _attacked(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Fin
     if not pairs:
         return worst
     n, f = (7, 2) if (7, 2) in pairs else pairs[-1]
-    case = hunt(rule, n, f, 2, evaluations=profile.evaluations, seconds=profile.check_seconds, seed=profile.seed)
+    case = _worst_case(rule, n, f, profile)
     measured = {"n": n, "f": f, "coefficient": case.ratio, "lower_bound": case.lower_bound}
     if case.kappa is not None:
         measured["kappa"] = case.kappa
@@ -105,6 +105,15 @@ def _attacked(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Fin
         return worst
     worst = replace(worst, bound=bound, round=round_)
     return worst if bound.holds else _shrunk(rule, check, worst)
+
+
+def _worst_case(rule: Rule, n: int, f: int, profile: Profile) -> WorstCase:
+    """What the adversary finds in few dimensions and in many; looked for once for all checks of a rule."""
+    key = f"worst case {n} {f} {profile.evaluations} {profile.seed}"
+    if key not in rule.cache:
+        evaluations = 2 * profile.evaluations
+        rule.cache[key] = hunt(rule, n, f, None, evaluations=evaluations, seconds=profile.check_seconds, seed=profile.seed)
+    return rule.cache[key]
 
 
 def _rounds(rule: Rule, check: Check, profile: Profile) -> Iterator[Round]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import numpy as np
 from pytest_fl.checks import Check, all_checks
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine import parts
+from pytest_fl.engine.identities import identity
 from pytest_fl.engine.rows import Finding, as_expected, row_of
 from pytest_fl.engine.saving import counterexample
 from pytest_fl.engine.search import judge, search
@@ -71,6 +73,15 @@ class Session:
         claims = self.target.claims
         heeds = True if claims.get("claims") is not None and claims.get("min_clients") is None else None
         return Rule(subject, self.profile.call_seconds, heeds=heeds, witness=self.witness)
+
+    def identity(self) -> str:
+        """What the rule is seen to be; empty where it is no rule, or not even called."""
+        if not isinstance(self.judged, Rule) or self.judged.hung:
+            return ""
+        self.judged.deadline = self.judged.stop = math.inf
+        with contextlib.suppress(Misbehaved):
+            return identity(self.judged)
+        return ""
 
     def examine(self, check: Check | Audit, expected: str | None, seconds: float) -> Row:
         """The row of one check, which may take so many seconds; the state of the process is as before."""

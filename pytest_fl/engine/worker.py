@@ -119,8 +119,11 @@ def _answer(session: Session, requests: int, replies: int, home: int) -> None:
         request = receive(requests)
         if request is None:
             return
-        check = checks[request["check"]]
         try:
+            if "check" not in request:
+                answer = {"identity": session.identity()}
+                continue
+            check = checks[request["check"]]
             answer = {"row": session.examine(check, request["expected"], request["seconds"]).to_json()}
         except BaseException as error:  # noqa: BLE001  # a subject's objects may raise wherever they are touched
             answer = {"broken": guard.raised(error)}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_fl.plugin import benchmarks, fixtures, flower_app, knobs
+from pytest_fl.plugin import benchmarks, faults, fixtures, flower_app, knobs
 from pytest_fl.reporting import current
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the fixtures and the markers, and refuse values that are none before anything is collected."""
     current.own_descriptors()
-    for module in (fixtures, benchmarks, flower_app):
+    for module in (fixtures, benchmarks, faults, flower_app):
         config.pluginmanager.register(module, module.__name__)
     keywords = ", ".join(f"{name}=..." for name in knobs.KNOBS)
     config.addinivalue_line("markers", f"fl({keywords}): settings of federated tests; the command line wins over them")

@@ -80,7 +80,7 @@ class Session:
             return ""
         self.judged.deadline = self.judged.stop = math.inf
         with contextlib.suppress(Misbehaved):
-            return identity(self.judged)
+            return str(identity(self.judged))
         return ""
 
     def examine(self, check: Check | Audit, expected: str | None, seconds: float) -> Row:

@@ -19,6 +19,7 @@ VALUES = {
     "seed": ("0", 0),
     "profile": ("quick", "quick"),
     "backend": ("flower", "flower"),
+    "isolation": ("none", "none"),
     "device": ("cuda", "cuda"),
 }
 """What is said, and what a test then sees; `aggregator` and `attack` multiply instead: test_plugin_fixtures.py."""

@@ -62,7 +62,7 @@ def check_layers(model: torch.nn.Module) -> None:
     That is batch normalisation in any form, also without running statistics, and whatever else opacus knows to be so.
     """
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # the one base of all of them
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # the one base of all of them  # type: ignore[reportPrivateUsage]  # the base of all batch norms
             raise ValueError(  # noqa: TRY004  # it is the value of a layer that cannot be trained so
                 f"{type(module).__name__} ({name or 'the model'}) normalises by the whole batch, so one example moves the "
                 "gradients of all others: use GroupNorm, or opacus.validators.ModuleValidator.fix(model)"

@@ -41,7 +41,7 @@ def _few_clients(rule: Rule, profile: Profile) -> Iterator[Round]:
 @check(rounds=_few_clients, needs=has_definition)
 def definition(rule: Rule, round_: Round) -> Bound | None:
     """The result is what the definition of the claimed rule gives, or one of its tied answers."""
-    if rule.subject.rule is None or not rule.subject.takes(round_.n, round_.f):
+    if rule.subject.rule is None or not rule.takes(round_.n, round_.f):
         return None
     x = round_.updates.astype(np.float64)
     answers = (rule.subject.definition or DEFINITIONS[rule_theory(rule.subject.rule).name])(x, round_.f)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,10 @@ class Client(Protocol):
         ...
 
 
+ALONE: Final = threading.RLock()
+"""Clients of a task share its module: of those that are asked at the same time, as wrapped ones are, one trains."""
+
+
 @dataclass(eq=False)
 class SimulatedClient:
     """A client that trains by local SGD on its rows of a data set that all clients share."""
@@ -70,7 +75,8 @@ class SimulatedClient:
 
     def fit(self, parameters: Vector, round: int, control: Vector | None = None) -> ClientUpdate:  # noqa: A002
         """Local SGD. `control` is SCAFFOLD's c, which the server sends along."""
-        trained = train_alone(self.task, self.recipe, self, parameters, round, control)
+        with ALONE:
+            trained = train_alone(self.task, self.recipe, self, parameters, round, control)
         return ClientUpdate(trained.deltas[0], len(self.rows), trained.losses[0])
 
     def evaluate(self, parameters: Vector) -> Evaluation:
@@ -80,7 +86,7 @@ class SimulatedClient:
     def poisoned(self, attack: Attack, rng: np.random.Generator) -> SimulatedClient:
         """The same client on the data that a data attack makes of its own."""
         data = attack.poison(self.data.take(self.rows), rng)
-        x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+        x, y = (torch.from_numpy(array).to(self.x.device) for array in (data.x, data.y))
         return replace(self, data=data, x=x, y=y, rows=np.arange(len(data)))
 
 
@@ -96,7 +102,8 @@ class Problem:
 def make_problem(config: FLConfig) -> Problem:
     """The data and the task of a configuration; they follow from it and its seed."""
     train, test = split(load(config.dataset), generator(config.seed, "split"))
-    return Problem(train, test, make_task(train, config.model, config.loss, config.seed))
+    where = {"device": config.device, "exclude_buffers": config.exclude_buffers}
+    return Problem(train, test, make_task(train, config.model, config.loss, config.seed, **where))
 
 
 def make_clients(config: FLConfig, **changes: Any) -> list[SimulatedClient]:
@@ -110,7 +117,7 @@ def make_clients(config: FLConfig, **changes: Any) -> list[SimulatedClient]:
     problem = make_problem(config)
     partition = deal(problem.train, config.num_clients, config.partition, config.seed)
     recipe = make_recipe(config)
-    x, y = torch.from_numpy(problem.train.x), torch.from_numpy(problem.train.y)
+    x, y = (torch.from_numpy(array).to(config.device) for array in (problem.train.x, problem.train.y))
     return [
         SimulatedClient(number, problem.task, recipe, problem.train, x, y, rows, problem.test, label_skew=skew)
         for number, (rows, skew) in enumerate(zip(partition.rows, partition.skew, strict=True))

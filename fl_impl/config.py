@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from fl_impl.common.counts import floor_of, tolerated
-from fl_impl.common.extras import require
+from fl_impl.common.counts import floor_of, read_fraction, tolerated
+from fl_impl.common.settings import read_settings
 from fl_impl.common.specs import nearest, parse
 
 if TYPE_CHECKING:
@@ -20,17 +19,22 @@ if TYPE_CHECKING:
 
 byzantine_count = floor_of  # the name under which Flower's strategy and mod know it
 
+Number = Annotated[float, BeforeValidator(read_fraction)]
+"""A finite number; "1/3" is one too."""
+
 
 class FLConfig(BaseModel):
     """The settings of a federation. ValueError for contradictions, and for an unknown field, with the nearest name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     num_rounds: int = Field(10, ge=1)
     """Rounds of the whole run."""
     num_clients: int = Field(10, ge=1)
     """Simulated clients."""
-    fraction_fit: float = Field(1.0, gt=0, le=1)
+    fraction_fit: Number = Field(1.0, gt=0, le=1)
     """The share of the clients that trains in a round; under differential privacy the probability that one does."""
     min_clients: int = Field(1, ge=1)
     """The quorum: with fewer sound updates a round is an error."""
@@ -38,6 +42,12 @@ class FLConfig(BaseModel):
     """All random numbers follow from it."""
     backend: Literal["local", "flower", "flower-inline", "flower-deployment"] = "local"
     """The engine: this process, Flower's simulation, Flower's messages without processes, or SuperLink and SuperNodes."""
+
+    device: str = "cpu"
+    """The torch device on which clients train, models are evaluated and rules are computed: "cpu", "cuda", "cuda:1", "mps"."""
+    exclude_buffers: str = ""
+    """Patterns of buffers that stay as they are in the model, such as "*num_batches_tracked" or "*"; all others are aggregated
+    as parameters are, those of integers by the coordinate-wise median."""
 
     dataset: Any = "digits"
     """A name, a pair (x, y) of arrays, a Dataset or a torch data set: see fl_impl.data.load."""
@@ -54,13 +64,13 @@ class FLConfig(BaseModel):
     """Batches per round, instead of epochs."""
     batch_size: int = Field(32, ge=1)
     """Samples in a step."""
-    learning_rate: float = Field(0.1, gt=0)
+    learning_rate: Number = Field(0.1, gt=0)
     """Of the clients."""
     client_algorithm: str | None = None
     """"sgd", "fedprox(mu=0.01)" or "scaffold"; None is "fedprox" where aggregation is "fedprox", else "sgd"."""
-    client_momentum: float = Field(0.0, ge=0, lt=1)
+    client_momentum: Number = Field(0.0, ge=0, lt=1)
     """beta of v <- beta v + (1 - beta) g, kept from round to round."""
-    client_timeout: float | None = Field(None, gt=0)
+    client_timeout: Number | None = Field(None, gt=0)
     """Seconds that the clients of the user's own may take in a round, all together."""
     client_workers: int | None = Field(None, ge=1)
     """How many clients of the user's own are asked at the same time, each in a thread; 32 where None. 1 is one after
@@ -70,14 +80,14 @@ class FLConfig(BaseModel):
 
     aggregation: Any = "fedavg"
     """A spec such as "nnm|trimmed_mean", an Aggregator, or a function (updates, f)."""
-    byzantine_fraction: float = Field(0.0, ge=0, lt=1)
+    byzantine_fraction: Number = Field(0.0, ge=0, lt=1)
     """The share that the aggregator is to tolerate."""
     attack: Any = None
     """A spec such as "sign_flip" or "backdoor|model_replacement", an Attack, or a function (honest, f, rng)."""
-    sample_tolerance: float | None = Field(None, ge=0, lt=1)
+    sample_tolerance: Number | None = Field(None, ge=0, lt=1)
     """f of a sampled round is the least that more attackers exceed with at most this probability; floor(byzantine_fraction
     n) of the n that are asked where None."""
-    attack_fraction: float | None = Field(None, ge=0, le=1)
+    attack_fraction: Number | None = Field(None, ge=0, le=1)
     """The share of the clients that attacks; None is byzantine_fraction."""
     attack_start: int = Field(1, ge=1)
     """The first round with an attack."""
@@ -86,13 +96,13 @@ class FLConfig(BaseModel):
 
     differential_privacy: bool = False
     """Clip updates and add noise, for (dp_epsilon, dp_delta) of a client over all rounds."""
-    dp_epsilon: float | None = Field(None, gt=0)
+    dp_epsilon: Number | None = Field(None, gt=0)
     """The privacy budget."""
-    dp_delta: float | None = Field(None, gt=0, lt=1)
+    dp_delta: Number | None = Field(None, gt=0, lt=1)
     """The probability that the budget does not hold."""
     dp_mechanism: str = "gaussian"
     """"gaussian", "adaptive" (clipping), "local", or "ftrl", where each client trains every floor(1 / fraction_fit) rounds."""
-    dp_clip: float | None = Field(None, gt=0)
+    dp_clip: Number | None = Field(None, gt=0)
     """The length that updates are clipped to: 1 under privacy, 100 in a secure sum, where None."""
     dp_seed: int | None = Field(None, ge=0)
     """Draws noise and sampling from a seed, for tests: it is no privacy. None is the operating system's randomness."""
@@ -111,6 +121,15 @@ class FLConfig(BaseModel):
         for name in cast("dict[str, Any]", given) if isinstance(given, dict) else ():
             if name not in cls.model_fields:
                 raise ValueError(f"FLConfig has no field {name!r}{nearest(name, cls.model_fields)}")
+        return given
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, given: str) -> str:
+        if given != "cpu":
+            from fl_impl.training.devices import check_device  # noqa: PLC0415  # the default needs no torch
+
+            check_device(given)
         return given
 
     @field_validator("aggregation")
@@ -249,24 +268,6 @@ def client_algorithm(text: str) -> tuple[str, float]:
     if not isinstance(mu, int | float) or not 0 <= mu < math.inf:
         raise ValueError(f"mu of fedprox must be a number >= 0, got {mu!r}")
     return spec.name, float(mu) if spec.name == "fedprox" else 0.0
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The mapping in a TOML, YAML or JSON file."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".toml":
-        import tomllib  # noqa: PLC0415  # read on request
-
-        return tomllib.loads(text)
-    if path.suffix in (".yaml", ".yml"):
-        read = require("yaml", extra="cli").safe_load(text)
-    elif path.suffix == ".json":
-        read = json.loads(text)
-    else:
-        raise ValueError(f"expected a .toml, .yaml, .yml or .json file, got {path.name!r}")
-    if not isinstance(read, dict):
-        raise ValueError(f"expected a mapping of settings in {path}, got {type(read).__name__}")  # noqa: TRY004  # a bad file
-    return cast("dict[str, Any]", read)
 
 
 def _contradictions(config: FLConfig) -> list[str]:

@@ -19,7 +19,7 @@ from fl_impl.rounds.admission import Admitted, replaced
 from fl_impl.rounds.attackers import Attackers
 from fl_impl.rounds.checkpoints import load_state, save_state
 from fl_impl.rounds.context import RoundContext
-from fl_impl.rounds.evaluation import Setup, set_up
+from fl_impl.rounds.evaluation import Setup, check_buffers, set_up
 from fl_impl.rounds.quorum import check_quorum, sampling_note
 from fl_impl.rounds.stages import choose, scaffold_control, spread, train
 from fl_impl.rounds.state import RunState
@@ -61,8 +61,8 @@ class FederatedLearningCoordinator:
         self._setup: Setup | None = None
         self._state: RunState | None = None
         self._attackers = Attackers()
-        self._engine: Callable[..., Admitted] = partial(train, workers=config.client_workers)
-        self._remote = False
+        self._engine: Callable[..., Admitted] | None = None
+        """What trains in place of this process, while a backend runs."""
         self.ledger = _ledger_of(config) if ledger is None and config.differential_privacy else ledger
         """Of all private releases about these clients, None without privacy: coordinators of several runs share one."""
         self._run = "" if self.ledger is None else self.ledger.next_run()
@@ -90,7 +90,7 @@ class FederatedLearningCoordinator:
         chosen = choose(config, len(clients), number)
         f = config.tolerated(len(chosen), len(clients))
         byzantine = attackers.among(chosen, len(clients), number)
-        context = RoundContext(config.rule, state, clients, config.seed, number, guard.hidden if guard else frozenset())
+        context = self._context(setup, state, clients)
         trained = self._trained(clients, attackers.trainees(clients, chosen, byzantine), state)
         honest, own = trained.parted(byzantine)
         messages = attackers.messages(honest, own, number, state.memory, **context.preview(honest, own, f))
@@ -144,25 +144,29 @@ class FederatedLearningCoordinator:
     @contextmanager
     def _backend(self, clients: Sequence[Any]) -> Generator[None]:
         """Train on the configured backend, for as long as this lasts; within another such, nothing changes."""
-        if self.config.backend == "local" or self._remote:
+        if self.config.backend == "local" or self._engine is not None:
             yield
             return
         from fl_impl.flower import engine  # noqa: PLC0415  # flwr is imported where it is asked for
 
-        local = self._engine
         with engine(self.config, clients, lambda: self._attackers.spec) as fleet:
-            self._engine, self._remote = fleet, True
+            self._engine = fleet
             try:
                 yield
             finally:
-                self._engine, self._remote = local, False
+                self._engine = None
 
     def _trained(self, clients: Sequence[Any], trainees: dict[int, Any], state: RunState) -> Admitted:
         """The sound updates of those who train in this round."""
         with self._backend(clients):
-            return self._engine(
-                trainees, state.parameters, state.round + 1, control=state.control, timeout=self.config.client_timeout
-            )
+            stage = self._engine or partial(train, workers=self.config.client_workers)
+            return stage(trainees, state.parameters, state.round + 1, control=state.control, timeout=self.config.client_timeout)
+
+    def _context(self, setup: Setup, state: RunState, clients: Sequence[Any]) -> RoundContext:
+        """The rule of this round, and what it may be told."""
+        config, counters = self.config, setup.task.layout.counters if setup.task else 0
+        hidden = config.protection.hidden if config.protection else frozenset[str]()
+        return RoundContext(config.rule, state, clients, config.seed, state.round + 1, hidden, counters, config.device)
 
     def _authorize(self, number: int) -> float | None:
         """The epsilon that all releases up to this round will have cost, asked before it; it never falls."""
@@ -204,6 +208,7 @@ class FederatedLearningCoordinator:
             raise ValueError("expected clients, got none: make_clients(config) makes them")
         if self._setup is None:
             self._setup = set_up(self.config, clients, *self._given)
+            check_buffers(self.config, self._setup)
             self._describe(clients, len(self._setup.initial))
         if self._state is None:
             self._state = RunState(self._setup.initial.copy())
@@ -224,8 +229,10 @@ class FederatedLearningCoordinator:
         """The server's step, and SCAFFOLD's c."""
         if self.config.algorithm[0] == "scaffold":
             state.control = scaffold_control(self.config, state.control, aggregate, n, population)
-        step, state.server = self._optimize(aggregate, state.server)
-        state.parameters = (state.parameters + step).astype(np.float32)
+        trained = self._setup.task.layout.trained if self._setup and self._setup.task else len(aggregate)
+        step, state.server = self._optimize(aggregate[:trained], state.server)
+        whole = np.concatenate([step, aggregate[trained:]])  # buffers are statistics, and no optimizer's business
+        state.parameters = (state.parameters + whole).astype(np.float32)
         state.round += 1
 
     def _write(self, path: Path | None, clients: Sequence[Any]) -> None:

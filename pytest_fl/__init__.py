@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from pytest_fl.checks.canaries import CanaryAudit, canary_audit
     from pytest_fl.checks.federation import accuracy_kept, descent
     from pytest_fl.engine.cases import Case, audit, conformance
+    from pytest_fl.engine.identities import Identity, identify
     from pytest_fl.engine.runner import audit_report, replay, verify
+    from pytest_fl.engine.survival import NotSurvived, Survival, survives
     from pytest_fl.inputs.adversary import WorstCase, worst_case
+    from pytest_fl.inputs.plans import fault_plans
     from pytest_fl.inputs.strategies import byzantine_updates, honest_updates, rounds
     from pytest_fl.reporting.failures import CheckFailed
     from pytest_fl.reporting.report import Report
@@ -32,12 +35,15 @@ __all__ = [
     "Check",
     "CheckFailed",
     "Compressor",
+    "Identity",
     "Mechanism",
+    "NotSurvived",
     "Report",
     "Round",
     "Row",
     "SecureAggregation",
     "Subject",
+    "Survival",
     "WorstCase",
     "accuracy_kept",
     "adapter",
@@ -50,9 +56,12 @@ __all__ = [
     "command",
     "conformance",
     "descent",
+    "fault_plans",
     "honest_updates",
+    "identify",
     "replay",
     "rounds",
+    "survives",
     "verify",
     "worst_case",
 ]
@@ -68,7 +77,10 @@ HOMES: Final = {
     "reporting.report": ("Report",),
     "reporting.results": ("Row",),
     "subjects.round": ("Round",),
+    "engine.identities": ("Identity", "identify"),
     "engine.runner": ("audit_report", "replay", "verify"),
+    "engine.survival": ("NotSurvived", "Survival", "survives"),
+    "inputs.plans": ("fault_plans",),
     "inputs.strategies": ("byzantine_updates", "honest_updates", "rounds"),
     "subjects.subject": ("Subject",),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,82 @@ def test_objects_are_described_by_their_specs() -> None:
     said = FLConfig(aggregation=multi_krum(m=3), attack=ALL["zero"], byzantine_fraction=0.2).model_dump(mode="json")
     assert (said["aggregation"], said["attack"]) == ("multi_krum(m=3)", "zero")
     assert FLConfig(**said).rule.spec == "multi_krum(m=3)"
+
+
+BROKEN = {
+    "a.toml": ("num_rounds = 3\nseed = = 1\n", 2, 8),
+    "b.toml": ('num_rounds = 3\nmodel = "mlp', 2, 13),
+    "a.yaml": ("num_rounds: 3\n  seed: 1\n", 2, 7),
+    "b.yaml": ("seed: [1, 2\nnum_rounds: 3\n", 2, 11),
+    "c.yaml": ("seed: 1\nmodel: \x00\n", 2, 8),
+    "d.yml": ("!!python/object:os.system {}\n", 1, 1),
+    "a.json": ('{"num_rounds": 3,\n "seed": 1,}', 2, 12),
+    "b.json": ("", 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_an_error_with_its_line_and_column(tmp_path: Path, name: str) -> None:
+    text, line, column = BROKEN[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"^.*{name}, line {line}, column {column}: \S") as caught:
+        FLConfig.load(tmp_path / name)
+    assert type(caught.value) is ValueError
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.toml", "a.yaml", "a.json"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00s", b"[" * 100_000, b"\x00\x01\x02"])
+def test_a_file_of_anything_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        FLConfig.load(tmp_path / name)
+
+
+FRACTIONS = ["fraction_fit", "byzantine_fraction", "attack_fraction", "sample_tolerance", "dp_delta"]
+
+
+@pytest.mark.parametrize(("suffix", "text"), [(".toml", '{} = "1/3"'), (".yaml", "{}: 1/3"), (".json", '{{"{}": "1/3"}}')])
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_a_fraction_is_written_as_people_write_it(tmp_path: Path, name: str, suffix: str, text: str) -> None:
+    (tmp_path / f"a{suffix}").write_text(text.format(name))
+    rest = {
+        "dp_delta": {"differential_privacy": True, "dp_epsilon": 1.0, "aggregation": "mean"},
+        "attack_fraction": {"attack": "zero"},
+    }.get(name, {})
+    assert getattr(FLConfig.load(tmp_path / f"a{suffix}", **rest), name) == 1 / 3
+    with pytest.raises(ValueError, match=rf"{name}[\s\S]*expected a number such as 0.3, or 1/3; got 'a third'"):
+        FLConfig(**{name: "a third"})
+
+
+def test_a_third_of_three_is_one() -> None:
+    assert FLConfig(byzantine_fraction="1/3", num_clients=3).tolerated(3) == 1
+    assert FLConfig(byzantine_fraction=Fraction(1, 3), num_clients=3).tolerated(3) == 1
+
+
+NUMBERS = [name for name, field in FLConfig.model_fields.items() if "float" in str(field.annotation)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "1e999", "-inf"], ids=repr)
+def test_a_setting_that_is_not_finite_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{name}\n"):
+        FLConfig(**{name: value})
+
+
+def test_numbers_are_all_there() -> None:
+    assert {"learning_rate", "dp_clip", "dp_epsilon", "client_timeout", "client_momentum", *FRACTIONS} <= set(NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("server_optimizer", "sgd(learning_rate=1e999)"),
+        ("partition", "dirichlet(-1e999)"),
+        ("aggregation", "centered_clipping(tau=1e999)"),
+        ("attack", "sign_flip(scale=1e999)"),
+    ],
+)
+def test_an_option_of_a_spec_that_is_not_finite_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}[\s\S]*: option \w+ must be finite; got -?inf"):
+        FLConfig(**{name: value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing() -> None:
         (["run", "--agregation", "krum"], 2, "No such option"),
         (["run", "--num-rounds", "many"], 2, "num_rounds: Input should be a valid integer"),
         (["run", *SMALL, "--attack", "drop_out", "--attack-fraction", "1.0"], 1, "0 sound updates, but 1 are needed"),
-        (["compare", "--fractions", "0.2,x"], 2, "could not convert"),
+        (["compare", "--fractions", "0.2,x"], 2, "got 'x'"),
         (["compare", "--aggregators", "krum", "--fractions", "0.5"], 2, "krum needs n >= 11"),
         (["report", "nothing.json"], 2, "does not exist"),
     ],
@@ -199,6 +200,45 @@ def test_aggregate_writes_the_rule_of_the_files() -> None:
     assert load_file("global.safetensors")["w"].tolist() == [2, 2, 2]
     code, output = invoke("aggregate", *paths, "--rule", "signguard", "--byzantine", "1", "--output", "other.safetensors")
     assert (code, Path("other.safetensors").exists()) == (2, False), output
+
+
+def test_yes_and_no_are_flags_and_fractions_are_written_as_such() -> None:
+    """R12: `--differential-privacy --dp-epsilon 3` was read as a file named 3."""
+    private = ("run", "--differential-privacy", "--dp-epsilon", "3", "--dp-delta", "1e-5", "--byzantine-fraction", "1/3")
+    code, said = invoke(*private, "--aggregation", "mean", "--num-clients", "3", "--dry-run")
+    assert code == 0, said
+    assert re.search(r"differential_privacy\W+True", said)
+    assert re.search(r"f that the aggregator is told\W+1\b", said)
+    code, said = invoke("run", "--no-differential-privacy", "--secure-aggregation", "--dry-run")
+    assert code == 0, said
+    assert re.search(r"secure_aggregation\W+True", said)
+    assert re.search(r"differential_privacy\W+False", said)
+
+
+def test_the_fractions_of_a_comparison_are_written_as_such(tmp_path: Path) -> None:
+    rest = ("--aggregators", "median", "--num-clients", "3", "--output", str(tmp_path), "--dry-run")
+    code, said = invoke("compare", "--fractions", "1/3, 0.2", *rest)
+    assert code == 0, said
+    assert "0.333333" in said
+    code, said = invoke("compare", "--fractions", "a third", *rest)
+    assert code == 2
+    code, said = invoke("lora", "--byzantine-fraction", "a third")
+    assert code == 2
+    assert "expected a number such as 0.3, or 1/3" in " ".join(said.replace("│", " ").split())
+
+
+def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("num_rounds: 3\n  seed: 1\n")
+    code, said = invoke("run", str(tmp_path / "a.yaml"))
+    assert code == 2
+    assert "a.yaml, line 2, column 7: mapping values are not allowed here" in said.replace("\n", " ")
+
+
+def test_the_folder_of_the_output_is_made_before_the_first_round(tmp_path: Path) -> None:
+    output = tmp_path / "runs" / "a.json"
+    code, said = invoke("run", "--num-rounds", "1", "--num-clients", "2", "--output", str(output))
+    assert code == 0, said
+    assert output.exists()
 
 
 def test_a_mistake_in_a_comparison_is_an_exit_code_and_is_not_kept() -> None:

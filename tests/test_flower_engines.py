@@ -145,8 +145,8 @@ def test_two_supernodes_are_killed_and_the_run_ends_with_the_loss_recorded():
     settings = {**OPTIONS, "num_rounds": rounds, "local_epochs": 5, "batch_size": 8, "min_clients": 8}
 
     def lossy(stage, lose):
-        def train(trainees, parameters, number, rejected, *, control, timeout):
-            return lose(stage, number, trainees, parameters, number, rejected, control=control)
+        def train(trainees, parameters, number, *, control, timeout):
+            return lose(stage, number, trainees, parameters, number, control=control)
 
         return train
 
@@ -155,7 +155,7 @@ def test_two_supernodes_are_killed_and_the_run_ends_with_the_loss_recorded():
         return stage(left, *arguments, **keywords)
 
     local, clean = FederatedLearningCoordinator(FLConfig(**settings)), FederatedLearningCoordinator(FLConfig(**settings))
-    local._train = lossy(train_locally, absent)
+    local._engine = lossy(train_locally, absent)
     expected, best = (each.run(make_clients(each.config), output=None).rounds for each in (local, clean))
 
     config = FLConfig(**settings, backend="flower-deployment")
@@ -168,7 +168,7 @@ def test_two_supernodes_are_killed_and_the_run_ends_with_the_loss_recorded():
                     os.kill(deployment.supernodes[i][0], signal.SIGKILL)
             return stage(*arguments, **keywords)
 
-        coordinator._train = lossy(Fleet(grid, clients, config.seed), kill)
+        coordinator._engine = lossy(Fleet(grid, clients, config.seed), kill)
         results = coordinator.run(clients, output=None).rounds
         pids = deployment.pids
     assert [(r.accuracy, r.num_clients) for r in results] == [(r.accuracy, r.num_clients) for r in expected]
@@ -184,7 +184,7 @@ def test_tls_and_node_keys_and_a_stranger_is_refused():
     clients = make_clients(config)
     coordinator = FederatedLearningCoordinator(config)
     with deployed(2, portable(config, clients), tls=True) as (grid, deployment):
-        coordinator._train = Fleet(grid, clients, config.seed)
+        coordinator._engine = Fleet(grid, clients, config.seed)
         coordinator.run(clients, output=None)
         assert not joined_by_a_stranger(deployment)
         for scheme in ("https", "http"):  # without the CA nobody talks to it, nor in the clear

@@ -19,6 +19,7 @@ VALUES = {
     "seed": ("0", 0),
     "profile": ("quick", "quick"),
     "backend": ("flower", "flower"),
+    "isolation": ("none", "none"),
     "device": ("cuda", "cuda"),
 }
 """What is said, and what a test then sees; `aggregator` and `attack` multiply instead: test_plugin_fixtures.py."""
@@ -195,3 +196,42 @@ def test_the_entry_point_loads_it_and_no_fl_switches_it_off(pytester, monkeypatc
     assert pytester.runpytest_subprocess("--fl-rounds=3").ret == pytest.ExitCode.NO_TESTS_COLLECTED
     refused = pytester.runpytest_subprocess("-p", "no:fl", "--fl-rounds=3")
     assert "unrecognized arguments: --fl-rounds=3" in refused.stderr.str()
+
+
+FILES = {
+    "pytest.ini": "[pytest]\nfl_byzantine = 1/3\nfl_aggregator = krum, multi_krum(m=2)\n",
+    "tox.ini": "[pytest]\nfl_byzantine = 1/3\nfl_aggregator = krum,multi_krum(m=2)\n",
+    "pyproject.toml": '[tool.pytest.ini_options]\nfl_byzantine = "1/3"\nfl_aggregator = ["krum", "multi_krum(m=2)"]\n',
+    "pytest.toml": '[pytest]\nfl_byzantine = "1/3"\nfl_aggregator = ["krum", "multi_krum(m=2)"]\n',
+}
+
+
+@pytest.mark.parametrize("name", [*FILES, "native pyproject.toml"])
+def test_fractions_and_lists_are_taken_from_every_kind_of_file(pytester, name):
+    """U6: pytest's typed ini keys refused 1/3 in an ini file, and a TOML list of rules."""
+    native = name.startswith("native")
+    if pytest.version_tuple < (9, 0) and (native or name == "pytest.toml"):
+        pytest.skip("native TOML is of pytest 9")
+    if native:
+        pytester.path.joinpath("pyproject.toml").write_text(FILES["pyproject.toml"].replace(".ini_options", ""))
+    else:
+        pytester.path.joinpath(name).write_text(FILES[name])
+    pytester.makepyfile("def test_it(fl_byzantine, fl_aggregator): assert fl_byzantine == 1 / 3")
+    pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=2)
+    overridden = pytester.runpytest("-p", "no:cacheprovider", "-o", "fl_aggregator=mean", "-o", "fl_byzantine=1/4")
+    overridden.assert_outcomes(failed=1)
+
+
+def test_the_device_reaches_the_federation(run, pytester):
+    """R9: --fl-device=cuda:77 was accepted on a machine without a GPU, and did nothing."""
+    pytester.makepyfile("""
+        def test_clients(fl_clients):
+            assert {client.task.device.type for client in fl_clients} == {"meta"}
+
+        def test_federation(fl_federation):
+            fl_federation(rounds=1)
+    """)
+    result = run("--fl-device=cuda:77")
+    result.assert_outcomes(errors=1, failed=1)
+    result.stdout.fnmatch_lines(["*the device 'cuda:77' is not there*"])
+    run("--fl-device=meta", "-k", "clients").assert_outcomes(passed=1, deselected=1)

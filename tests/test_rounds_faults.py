@@ -208,6 +208,13 @@ def test_whoever_is_lost_the_result_is_within_the_rules_bound_or_refused(rule: s
     assert held > 5
 
 
+def test_where_all_counts_are_0_the_error_speaks_of_num_samples() -> None:
+    clients = [Faulty(lambda p, r: good(p, num_samples=0))] * 3
+    with pytest.raises(ValueError, match="all 3 clients say num_samples=0, so a mean weighted by num_samples is not defined"):
+        coordinator(3).simulate_round(clients)
+    assert coordinator(3, aggregation="median").simulate_round(clients).num_clients == 3
+
+
 def test_a_sample_may_hold_more_attackers_than_f_and_the_notes_say_how_often() -> None:
     """R2: 4 of 20 attack, 10 are asked: f = 2, and 29 % of the rounds hold more."""
     settings: dict[str, Any] = {"aggregation": "trimmed_mean", "byzantine_fraction": 0.2, "fraction_fit": 0.5}

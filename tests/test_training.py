@@ -178,8 +178,6 @@ def test_models_follow_from_the_seed_alone_and_vectors_go_both_ways() -> None:
 
 def test_modules_that_no_aggregator_can_serve_are_refused() -> None:
     data = cohort(num_clients=2)[0].data
-    with pytest.raises(ValueError, match="GroupNorm"):
-        make_task(data, lambda: nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)))
     with pytest.raises(ValueError, match="nothing to train"):
         make_task(data, nn.ReLU())
     with pytest.raises(ValueError, match="needs images"):

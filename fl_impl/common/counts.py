@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import lru_cache
-
-ALLOWED_FRACTIONS = "a number such as 0.3, or 1/3"
+from typing import Any
 
 
 def floor_of(fraction: float | Fraction, n: int) -> int:
@@ -22,7 +21,7 @@ def floor_of(fraction: float | Fraction, n: int) -> int:
     return below + 1 if n and (below + 1) / n == fraction else below
 
 
-def read_fraction(value: object) -> object:
+def read_fraction(value: Any) -> Any:
     """The float of a text such as "1/3" or "0.3"; what is no text is given back as it is.
 
     Raises ValueError for text that is neither a number nor a quotient of two.
@@ -32,7 +31,7 @@ def read_fraction(value: object) -> object:
     try:
         return float(Fraction(value) if "/" in value else value)
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(f"expected {ALLOWED_FRACTIONS}; got {value!r}") from None
+        raise ValueError(f"expected a number such as 0.3, or 1/3; got {value!r}") from None
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -24,7 +25,7 @@ class Spec:
 def parse(text: str) -> Spec:
     """Read one `name` or `name(literal, option=literal)`.
 
-    Raises ValueError where the text is not a name or a call with literal arguments.
+    Raises ValueError where the text is not a name or a call with literal arguments, and for a number that is not finite.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
@@ -33,10 +34,25 @@ def parse(text: str) -> Spec:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
             if len(options) == len(node.keywords):
-                return Spec(node.func.id, tuple(ast.literal_eval(value) for value in node.args), options)
+                spec = Spec(node.func.id, tuple(ast.literal_eval(value) for value in node.args), options)
+                check_finite(spec)
+                return spec
+    except NonFiniteOptionError:
+        raise
     except (SyntaxError, ValueError):
         pass
     raise ValueError(f'expected a spec such as "krum" or "multi_krum(m=5)", got {text!r}')
+
+
+class NonFiniteOptionError(ValueError):
+    """An option of a spec is infinite, as 1e999 is."""
+
+
+def check_finite(spec: Spec) -> None:
+    """Raise NonFiniteOptionError for an infinite option, by its name or its place."""
+    for name, value in [*enumerate(spec.arguments, 1), *spec.options.items()]:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NonFiniteOptionError(f"{spec.name}: option {name} must be finite; got {value}")
 
 
 def split(text: str, separator: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fl_impl.common.counts import read_fraction
 from fl_impl.common.specs import split
 from fl_impl.experiment.aggregate import aggregate
 from fl_impl.experiment.console import console, last, picture, plan, present, progress, status, stored
@@ -127,7 +128,7 @@ def grid_of(settings: dict[str, Any], axes: dict[str, str | None]) -> Grid:
         chosen[name] = tuple(part.strip() for part in listed)
     for name in ("aggregation", "attack", "byzantine_fraction", "seed"):
         settings.pop(name, None)  # the grid sets these
-    fractions, seeds = tuple(map(float, chosen["fractions"])), tuple(map(int, chosen["seeds"]))
+    fractions, seeds = tuple(float(read_fraction(part)) for part in chosen["fractions"]), tuple(map(int, chosen["seeds"]))
     return Grid(chosen["aggregators"], chosen["attacks"], fractions, seeds, settings)
 
 

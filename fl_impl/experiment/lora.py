@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_impl.experiment.console import console, progress
-from fl_impl.experiment.options import BROKEN, INTERRUPTED, USAGE, fail
+from fl_impl.experiment.options import BROKEN, INTERRUPTED, USAGE, fail, fraction
 
 if TYPE_CHECKING:
     from fl_impl.lora import LoRAFLAdapter
@@ -27,9 +27,11 @@ def lora(
     num_clients: Annotated[int, typer.Option(help="Speakers, those with most to say; all texts of a folder.")] = 10,
     num_rounds: Annotated[int, typer.Option(min=1)] = 5,
     aggregation: Annotated[str, typer.Option(help='A mode, a rule, or both: "fedex", "krum", "flora|nnm|krum".')] = "flexlora",
-    byzantine_fraction: Annotated[float, typer.Option(help="What the rule is to tolerate.")] = 0.0,
+    byzantine_fraction: Annotated[float, typer.Option(parser=fraction, help="What the rule is to tolerate: 0.3 or 1/3.")] = 0.0,
     attack: Annotated[str | None, typer.Option(help='An attack on updates: "sign_flip(scale=5)".')] = None,
-    attack_fraction: Annotated[float | None, typer.Option(help="Who attacks; the byzantine fraction by default.")] = None,
+    attack_fraction: Annotated[
+        float | None, typer.Option(parser=fraction, help="Who attacks; the byzantine fraction by default.")
+    ] = None,
     rank: Annotated[int, typer.Option(min=1)] = 8,
     alpha: Annotated[float, typer.Option()] = 16,
     target_modules: Names = "q_proj,v_proj",

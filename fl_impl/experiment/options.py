@@ -11,7 +11,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from fl_impl.config import FLConfig, read_settings
+from fl_impl.common.counts import read_fraction
+from fl_impl.common.settings import read_settings
+from fl_impl.config import FLConfig
 
 BROKEN, USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes: the federation could not go on; the settings are wrong; Ctrl-C."""
@@ -41,10 +43,18 @@ def with_settings(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., N
 
 
 def option(entry: Any) -> Any:
-    """The option of one field: text, which FLConfig reads."""
+    """The option of one field: a flag and its opposite where it is yes or no, else text, which FLConfig reads."""
     default = "none" if entry.default is None else str(entry.default)
     shown = typer.Option(help=entry.description, rich_help_panel="Settings", show_default=default)
-    return Annotated[str | None, shown]
+    return Annotated[bool | None if entry.annotation is bool else str | None, shown]
+
+
+def fraction(text: str) -> float:
+    """A fraction on the command line: 0.3 or 1/3."""
+    try:
+        return float(read_fraction(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def configuration(file: Path | None, settings: dict[str, Any]) -> FLConfig:

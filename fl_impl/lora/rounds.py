@@ -205,11 +205,16 @@ def aggregate(
         sent = sent.minus(began)
     everything = sent.beside(zeros(adapted.shapes, adapted.rank) if mixed else server_start(adapted, server, plan))
     products = gram(everything)
-    counts = np.ones(n) if plan.guard and "weights" in plan.guard.hidden else admitted.counts
+    counts = np.ones(n) if plan.guard and "weights" in plan.guard.hidden else counted(plan.rule, admitted)
     weights = weigh(plan.rule, products, f, counts)
     honest = np.append([client not in byzantine for client in admitted.ids], False)
     merging = (everything.beside(server), np.append(weights, 1.0)) if mixed else (everything, weights)
     return Aggregated(plan.mode.merge(*merging, adapted.rank), f, *product_spread(products, weights, honest))
+
+
+def counted(rule: Aggregator, admitted: Admitted) -> Any:
+    """(n,) claimed numbers of samples; where the rule weighs by them, not all 0."""
+    return admitted.weights if "weights" in rule.keywords.context else admitted.counts
 
 
 def server_start(adapted: Adapted, server: Factors, plan: Plan) -> Factors:
@@ -222,7 +227,7 @@ def by_factors(adapted: Adapted, state: State, admitted: Admitted, plan: Plan, b
     number = state.round + 1
     hidden = plan.guard.hidden if plan.guard else frozenset[str]()
     weighted = "weights" in plan.rule.keywords.context - hidden
-    rule = partial(plan.rule, weights=admitted.counts) if weighted else plan.rule
+    rule = partial(plan.rule, weights=admitted.weights) if weighted else plan.rule
     trained = adapted.trained(plan.mode.trains(number))
     values, size = combine(plan.guard, state, admitted.deltas[:, trained], number, rule, f)
     change = spread_out(values, trained)

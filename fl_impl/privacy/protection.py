@@ -17,6 +17,7 @@ from fl_impl.compression import Compression, Exchange, exchange, of_round, resol
 from fl_impl.privacy.accounting import Budget
 from fl_impl.privacy.clipping import clip
 from fl_impl.privacy.combinations import check_combination
+from fl_impl.privacy.fixed_point import ring_encoding
 from fl_impl.privacy.ledger import Ledger
 from fl_impl.privacy.mechanisms import MECHANISMS, Mechanism
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
@@ -170,20 +171,28 @@ class Protection:
 
     def _summed(self, rows: Rows, number: int, f: int, rule: Rule) -> Combined:
         from fl_impl.privacy.groups import grouped_secure_aggregate  # noqa: PLC0415  # cryptography is an extra
-        from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # as above
+        from fl_impl.privacy.secure_aggregation import Terms, near_bound, secure_sum  # noqa: PLC0415  # as above
 
         noise = self.mechanism.noise_multiplier * self.clip_bound if self.mechanism else 0.0
         drawn = self.randomness("noise", number)
+        if not noise:  # only rounding is drawn, which need not be secret, and a run repeats to the last bit
+            drawn = Randomness(generator(self.seed, "rounding", number).bytes, f"seed {self.seed}")
+        if noise:
+            step = ring_encoding(self.clip_bound, len(rows), noise_std=noise * math.sqrt(2)).step
+            within = self.clip_bound - step * math.sqrt(rows.shape[1])  # rounding at random may lengthen an update by that
+            rows = np.stack([clip(row, within) for row in rows])
         if self.group_size:
             grouped = grouped_secure_aggregate(
                 rows, f=f, rule=rule, group_size=self.group_size, bound=self.clip_bound, noise_std=noise, randomness=drawn,
                 rng=generator(self.seed, "groups", number),
             )  # fmt: skip
             return Combined(grouped.value, None, grouped.bytes_up)
-        terms = Terms.agreed(clients=len(rows), length=rows.shape[1], bound=self.clip_bound, noise_std=noise)
-        summed = secure_sum(dict(enumerate(rows)), terms, randomness=drawn)
+        updates = dict(enumerate(rows))
+        bound, asked = (self.clip_bound, 0) if noise else near_bound(updates, self.clip_bound, randomness=drawn)
+        terms = Terms.agreed(clients=len(rows), length=rows.shape[1], bound=bound, noise_std=noise)
+        summed = secure_sum(updates, terms, randomness=drawn)
         divisor = self.mechanism.expected_clients if self.mechanism else len(summed.survivors)
-        return Combined(summed.total / divisor, None, summed.bytes_up)
+        return Combined(summed.total / divisor, None, summed.bytes_up + asked)
 
 
 def protect(

@@ -30,6 +30,16 @@ class Admitted:
     rejected: Mapping[int, str] = field(default_factory=Reasons)
     """Why an answer is not used, or not all of it, by client."""
 
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """The counts, for a rule that weighs by them. Raises ValueError where all are 0: then there is no weighted mean."""
+        if self.ids and not self.counts.any():
+            raise ValueError(
+                f"all {len(self.ids)} clients say num_samples=0, so a mean weighted by num_samples is not defined: send how "
+                "many samples an update was trained on, or take a rule that does not weigh by that, as median"
+            )
+        return self.counts
+
     def parted(self, byzantine: frozenset[int]) -> tuple[Admitted, Admitted]:
         """Those of the honest clients, and those of the Byzantine ones."""
         theirs = np.array([client in byzantine for client in self.ids], bool)

@@ -48,6 +48,16 @@ def set_up(config: FLConfig, clients: Sequence[Any], parameters: Any, evaluate: 
     return Setup(task.initial, evaluate or (lambda vector: task.evaluate(vector, test)), task, test)
 
 
+def check_buffers(config: FLConfig, setup: Setup) -> None:
+    """Raise ValueError for a model with buffers under privacy, compression or secure sums."""
+    if config.protection and setup.task and setup.task.layout.buffers:
+        names = setup.task.layout.names[len(setup.task.layout.parameters) :]
+        raise ValueError(
+            f"the model has buffers ({', '.join(names[:3])}), and noise, compression and secure sums are for parameters: give "
+            'exclude_buffers="*", which leaves them as they are in the model, or take GroupNorm or LayerNorm'
+        )
+
+
 def asked(clients: Sequence[Any], parameters: Vector) -> Evaluation:
     """The mean of what the clients that have `evaluate(parameters)` say; NaN where none has."""
     answers: list[Any] = [client.evaluate(parameters.copy()) for client in clients if hasattr(client, "evaluate")]

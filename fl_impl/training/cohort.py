@@ -83,7 +83,7 @@ def train_alone(
     task: Task, recipe: Recipe, client: Trainee, parameters: Vector, round_number: int, control: Vector | None = None
 ) -> Trained:
     """Train one client by plain autograd: what the batched program is compared with, and serves any module."""
-    with own_randomness(torch_seed(recipe.seed, client.id, round_number)), threads_for(task.layout.d):
+    with own_randomness(torch_seed(recipe.seed, client.id, round_number), task.device), threads_for(task.layout.d):
         return train(task, lone_gradient(task), recipe, [client], parameters, round_number, control)
 
 
@@ -99,10 +99,11 @@ def train(
     """Local SGD from one (d,) vector. Clients are sorted by size, so that equal batches lie side by side."""
     order = np.argsort([-len(client.rows) for client in clients], kind="stable")
     ranked, n = [clients[position] for position in order], len(clients)
-    start = task.layout.views(torch.from_numpy(parameters))
+    start = task.layout.views(torch.from_numpy(parameters).to(task.device))
     weights, room = stack(task, n, "weights"), stack(task, n, "room")
     for name, part in weights.items():
         part.copy_(start[name])
+    fixed = {name: value.unsqueeze(0).repeat(n, *[1] * value.ndim) for name, value in task.fixed.items()}
     keeper = Keeper(task, recipe, ranked, start, control)
     losses, counts = np.zeros(n), np.zeros(n)
     for step in steps(
@@ -110,18 +111,18 @@ def train(
         epochs=recipe.epochs, limit=recipe.steps, seed=recipe.seed, round_number=round_number,
     ):  # fmt: skip
         where = slice(step.first, step.last)
-        mine = {name: part[where] for name, part in weights.items()}
+        mine = {name: part[where] for name, part in (*weights.items(), *fixed.items())}
         own_room = {name: part[where] for name, part in room.items()}
         slopes, loss = gradient(mine, *gathered(ranked[where], step.rows), own_room)
-        losses[where] += loss.numpy()
+        losses[where] += arrived(loss)
         counts[where] += 1
         slopes = keeper.correct(slopes, mine, where)
-        for name, part in mine.items():
-            part.sub_(slopes[name], alpha=recipe.learning_rate)
+        for name, slope in slopes.items():
+            mine[name].sub_(slope, alpha=recipe.learning_rate)
     deltas, means = np.empty((n, task.layout.d), np.float32), np.empty(n)
     rows = slice(None) if (np.diff(order) == 1).all() else order  # a slice where nobody changed places: twice as fast
     for name, columns in task.layout.columns.items():
-        deltas[rows, columns] = weights[name].sub_(start[name]).flatten(1).numpy()
+        deltas[rows, columns] = arrived(weights[name].sub_(start[name]).reshape(n, -1))
     means[order] = losses / counts
     keeper.remember(deltas[order] if recipe.scaffold else deltas, counts)
     return Trained(deltas, means.tolist())
@@ -132,13 +133,18 @@ def stack(task: Task, n: int, use: str) -> Stack:
     held = task.scratch.get(use)
     if held is None or any(len(part) < n for part in held.values()):
         shapes = zip(task.layout.names, task.layout.shapes, strict=True)
-        held = task.scratch[use] = {name: torch.empty(n, *shape) for name, shape in shapes}
+        held = task.scratch[use] = {name: torch.empty(n, *shape, device=task.device) for name, shape in shapes}
     return {name: part[:n] for name, part in held.items()}
+
+
+def arrived(tensor: torch.Tensor) -> Any:
+    """The numbers of a tensor as an array, from whatever device."""
+    return tensor.cpu().numpy()
 
 
 def flat(stack: Stack) -> torch.Tensor:
     """(n, d), the rows as vectors."""
-    return torch.cat([part.flatten(1) for part in stack.values()], dim=1)
+    return torch.cat([part.reshape(len(part), -1) for part in stack.values()], dim=1)
 
 
 def gathered(clients: Sequence[Trainee], rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,7 +165,7 @@ class Keeper:
         self.velocity = self._kept("momentum") if recipe.momentum else None
         self.pull = None
         if recipe.scaffold:
-            shared = task.layout.views(torch.from_numpy(self.control))
+            shared = task.layout.views(torch.from_numpy(self.control).to(task.device))
             self.pull = {name: shared[name] - part for name, part in self._kept("control").items()}
 
     def correct(self, slopes: Stack, weights: Stack, where: slice) -> Stack:
@@ -178,7 +184,7 @@ class Keeper:
         """Keep momentum, and SCAFFOLD's c_i <- c_i - c - delta_i / (K eta) after K steps (option II)."""
         if self.velocity is not None:
             for client, row in zip(self.clients, flat(self.velocity), strict=True):
-                client.state["momentum"] = row.numpy().copy()
+                client.state["momentum"] = arrived(row).copy()
         if self.recipe.scaffold:
             for client, delta, steps_done in zip(self.clients, deltas, counts, strict=True):
                 before = client.state.get("control", np.zeros_like(delta)) - self.control
@@ -187,7 +193,7 @@ class Keeper:
     def _kept(self, name: str) -> Stack:
         """What each client kept under a name, 0 where it kept nothing yet."""
         nothing = np.zeros(self.task.layout.d, np.float32)
-        rows = torch.from_numpy(np.stack([client.state.get(name, nothing) for client in self.clients]))
+        rows = torch.from_numpy(np.stack([client.state.get(name, nothing) for client in self.clients])).to(self.task.device)
         return {part: view.contiguous() for part, view in self.task.layout.views(rows).items()}
 
 
@@ -196,12 +202,14 @@ def batched_gradient(task: Task) -> Gradient:
     layers = dense_layers(task)
     if layers is not None:
         return lambda weights, x, y, room: (room, dense_gradient(layers, weights, x, y, room))
-    mapped = vmap(grad_and_value(lambda weights, x, y: task.loss(functional_call(task.module, weights, (x,)), y)))
+    mapped = vmap(grad_and_value(lambda weights, held, x, y: task.loss(functional_call(task.module, (weights, held), (x,)), y)))
 
     def general(weights: Stack, x: torch.Tensor, y: torch.Tensor, room: Stack) -> tuple[Stack, torch.Tensor]:
         del room
         task.module.train()
-        slopes, losses = mapped(weights, x, y)
+        own, held = parted(task, weights)
+        slopes, losses = mapped(own, held, x, y)
+        keep(task, weights, held)
         return slopes, losses.detach()
 
     return general
@@ -213,9 +221,24 @@ def lone_gradient(task: Task) -> Gradient:
     def alone(weights: Stack, x: torch.Tensor, y: torch.Tensor, room: Stack) -> tuple[Stack, torch.Tensor]:
         del room
         task.module.train()
-        own = {name: part[0].detach().requires_grad_() for name, part in weights.items()}
-        loss = task.loss(functional_call(task.module, own, (x[0],)), y[0])
+        parameters, held = parted(task, weights)
+        own = {name: part[0].detach().requires_grad_() for name, part in parameters.items()}
+        loss = task.loss(functional_call(task.module, (own, {name: part[0] for name, part in held.items()}), (x[0],)), y[0])
         slopes = torch.autograd.grad(loss, list(own.values()))
+        keep(task, weights, held)
         return {name: slope.unsqueeze(0) for name, slope in zip(own, slopes, strict=True)}, loss.detach().reshape(1)
 
     return alone
+
+
+def parted(task: Task, weights: Stack) -> tuple[Stack, Stack]:
+    """The trained parameters, and the buffers in their own dtypes, which training writes to."""
+    fixed = {name: weights[name] for name in task.fixed}
+    return {name: weights[name] for name in task.layout.parameters}, {**task.layout.buffers_of(weights), **fixed}
+
+
+def keep(task: Task, weights: Stack, held: Stack) -> None:
+    """Write back the buffers that are copies, being no float32."""
+    for name, dtype in zip(task.layout.names[len(task.layout.parameters) :], task.layout.buffers, strict=True):
+        if dtype != torch.float32:
+            weights[name].copy_(held[name])

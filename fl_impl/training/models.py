@@ -20,10 +20,11 @@ from fl_impl.common.randomness import torch_seed
 from fl_impl.common.registry import Registry
 from fl_impl.common.specs import import_attribute
 from fl_impl.data.labelled import Array, Dataset
-from fl_impl.training.parameters import Layout, Vector, layout_of, to_vector
+from fl_impl.training.parameters import Layout, Vector, layout_of, saved_buffers, to_vector
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SMALL: Final = 1_000_000
+CPU: Final = torch.device("cpu")
 model: Registry[Any] = Registry("a model", group="pytest_fl.models")
 """Functions (data) -> torch module; those decorated with it are known by their names."""
 
@@ -92,23 +93,36 @@ class Task:
     """Why torch.func cannot batch this model, once that was tried and failed."""
     scratch: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict[str, "dict[str, torch.Tensor]"])
     """Room for the stacked parameters of a cohort, kept from round to round: fresh memory costs more than the arithmetic."""
+    device: torch.device = CPU
+    """Where clients train and models are evaluated."""
+    fixed: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    """Buffers that are excluded from the vector: every client, in every round, begins with these values."""
 
     def outputs(self, parameters: Vector, x: Array) -> torch.Tensor:
         """The model's outputs for these inputs."""
         self.module.eval()
-        views = self.layout.views(torch.from_numpy(parameters))
+        views = self.layout.views(torch.from_numpy(parameters).to(self.device))
+        whole = {**views, **self.layout.buffers_of(views), **self.fixed}
         with torch.no_grad(), threads_for(self.layout.d):
-            return functional_call(self.module, views, (torch.from_numpy(x),))
+            return functional_call(self.module, whole, (torch.from_numpy(x).to(self.device),))
 
     def evaluate(self, parameters: Vector, data: Dataset) -> Evaluation:
         """Loss and accuracy of a (d,) parameter vector on data."""
-        answers, targets = self.outputs(parameters, data.x), torch.from_numpy(data.y)
+        answers, targets = self.outputs(parameters, data.x), torch.from_numpy(data.y).to(self.device)
         accuracy = float((answers.argmax(-1) == targets).float().mean()) if data.classes else math.nan
         loss = float(self.loss(answers, targets))
         return Evaluation(loss if math.isfinite(loss) else math.nan, accuracy)
 
 
-def make_task(data: Dataset, chosen: Any = "mlp", loss: Loss | None = None, seed: int = 0) -> Task:
+def make_task(
+    data: Dataset,
+    chosen: Any = "mlp",
+    loss: Loss | None = None,
+    seed: int = 0,
+    *,
+    device: str = "cpu",
+    exclude_buffers: str = "",
+) -> Task:
     """The task of a data set and a model: a spec such as "mlp(hidden=32)", "module:factory", a module, or a factory.
 
     A factory is called with the data set if it takes an argument. The first parameters follow from the seed.
@@ -116,7 +130,11 @@ def make_task(data: Dataset, chosen: Any = "mlp", loss: Loss | None = None, seed
     module = chosen if isinstance(chosen, nn.Module) else built(factory(chosen), data, seed)
     if loss is None:
         loss = functional.cross_entropy if data.classes else squared_error
-    return Task(module, loss, layout_of(module), to_vector(module))
+    layout, place = layout_of(module, exclude_buffers), torch.device(device)
+    initial = to_vector(module, layout)
+    module.to(place)
+    fixed = {name: value.clone() for name, value in saved_buffers(module).items() if name not in layout.names}
+    return Task(module, loss, layout, initial, device=place, fixed=fixed)
 
 
 def factory(chosen: Any) -> Callable[..., Any]:
@@ -152,14 +170,20 @@ def threads_for(d: int) -> Generator[None]:
 
 
 @contextmanager
-def own_randomness(seed: int) -> Generator[None]:
-    """Torch's default generator seeded, then set back as it was: layers draw weights and dropout from no other."""
+def own_randomness(seed: int, device: torch.device = CPU) -> Generator[None]:
+    """Torch's default generators, of the CPU and of the device, seeded, then set back: weights and dropout know no others."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
+    there: Any = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
+    kept = there and there.get_rng_state()
     try:
+        if there:
+            there.manual_seed(seed)
         yield
     finally:
         torch.default_generator.set_state(state)
+        if there:
+            there.set_rng_state(kept)
 
 
 def takes_argument(make: Callable[..., Any]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PROFILES: Final = ("quick", "default", "thorough")
+ISOLATIONS: Final = ("process", "none")
 BACKENDS: Final = ("local", "flower", "flower-inline", "flower-deployment")
 
 
@@ -30,9 +30,11 @@ def whole(minimum: int) -> Callable[[Any], int]:
 
 def fraction(raw: Any) -> float:
     """Read the share of the clients that is Byzantine: `0.3` or `1/3`, below one half."""
+    from fl_impl.common.counts import read_fraction  # noqa: PLC0415  # only a run that gives a fraction pays for fl_impl
+
     try:
-        value = float(Fraction(raw) if isinstance(raw, str) else raw)
-    except (TypeError, ValueError, ZeroDivisionError):
+        value = float(read_fraction(raw))
+    except (TypeError, ValueError):
         value = -1.0
     if not 0 <= value < 0.5:
         raise ValueError(f"expected a fraction from 0 to below 0.5, such as 0.3 or 1/3; got {raw!r}")
@@ -40,12 +42,16 @@ def fraction(raw: Any) -> float:
 
 
 def names(raw: Any) -> tuple[str, ...]:
-    """Read spec strings, a sequence of them or one text with commas between (those inside parentheses do not count)."""
+    """Read spec strings, a sequence of them or one text with commas between (those inside parentheses do not count).
+
+    A sequence of texts, as an ini file or TOML gives it, may have commas inside them too.
+    """
     from fl_impl.common.specs import split  # noqa: PLC0415  # only a run that names a rule or an attack pays for fl_impl
 
-    parts = split(raw, ",") if isinstance(raw, str) else raw
-    found = tuple(part.strip() for part in parts if isinstance(part, str)) if isinstance(parts, Sequence) else ()
-    if not found or not all(found) or len(found) != len(parts):
+    given: Sequence[Any] = [raw] if isinstance(raw, str) else raw if isinstance(raw, Sequence) else ()
+    texts = [text for text in given if isinstance(text, str)]
+    found = tuple(part.strip() for text in texts for part in split(text, ","))
+    if not found or not all(found) or len(texts) != len(given):
         raise ValueError(f'expected names with commas between, such as krum,"nnm|trimmed_mean"; got {raw!r}')
     return tuple(dict.fromkeys(found))
 
@@ -83,7 +89,7 @@ class Knob:
     read: Callable[[Any], Any]
     metavar: str
     help: str
-    ini: Literal["string", "int", "float"] = "string"
+    ini: Literal["string", "int"] = "string"
     field: str = ""
     """The field of FLConfig that it sets for every federation of a test; "" for none."""
 
@@ -93,13 +99,14 @@ KNOBS: Final = {
     for knob in (
         Knob("rounds", 10, whole(1), "N", "rounds of a federation", "int", field="num_rounds"),
         Knob("clients", 10, whole(1), "N", "clients of a federation", "int", field="num_clients"),
-        Knob("byzantine", 0.2, fraction, "FRACTION", "share of clients that is Byzantine", "float", field="byzantine_fraction"),
+        Knob("byzantine", 0.2, fraction, "FRACTION", "share of clients that is Byzantine", field="byzantine_fraction"),
         Knob("aggregator", ("nnm|trimmed_mean",), names, "NAMES", "rules; several multiply the tests that use one"),
         Knob("attack", ("sign_flip",), names, "NAMES", 'attacks ("none" for a clean run); several multiply as well'),
         Knob("seed", 0, whole(0), "N", "seed of federations, rounds and checks", "int", field="seed"),
         Knob("profile", "default", choice(*PROFILES), "NAME", f"effort of the checks: {', '.join(PROFILES)}"),
         Knob("backend", "local", choice(*BACKENDS), "NAME", f"engine of a federation: {', '.join(BACKENDS)}", field="backend"),
-        Knob("device", "cpu", text, "NAME", "torch device that models are trained on"),
+        Knob("isolation", "process", choice(*ISOLATIONS), "NAME", "checks call a subject in a child process, or here: none"),
+        Knob("device", "cpu", text, "NAME", "torch device of training and rules", field="device"),
     )
 }
 
@@ -132,7 +139,19 @@ def _sources(name: str, config: pytest.Config, node: pytest.Item | None) -> Iter
     yield f"--fl-{name}", config.getoption(f"fl_{name}")
     for marker in node.iter_markers("fl") if node is not None else ():
         yield f"@pytest.mark.fl({name}=...)", marker.kwargs.get(name)
-    yield f"fl_{name} in the ini file", _ini(config, f"fl_{name}")
+    yield f"fl_{name} in the ini file", _written(config, f"fl_{name}")
+
+
+def _written(config: pytest.Config, key: str) -> Any:
+    """What the configuration file says, as it is: for pytest a key has one type, and here 0.3, "1/3" and lists are right."""
+    overridden = any(said.partition("=")[0].strip() == key for said in config.getoption("override_ini") or ())
+    if overridden or config.inipath is None or config.inipath.suffix != ".toml":
+        return _ini(config, key)
+    import tomllib  # noqa: PLC0415  # most runs have another file
+
+    table = tomllib.loads(config.inipath.read_text(encoding="utf-8"))
+    ours = [table.get("pytest", {}), table.get("tool", {}).get("pytest", {})]
+    return next((part[key] for part in (*ours, ours[1].get("ini_options", {})) if key in part), None)
 
 
 def _ini(config: pytest.Config, key: str) -> Any:

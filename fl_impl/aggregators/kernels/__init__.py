@@ -35,6 +35,7 @@ __all__ = [
     "FARTHEST",
     "Geometry",
     "Unfit",
+    "average",
     "combine",
     "combine_rows",
     "distances_to",
@@ -83,9 +84,27 @@ def geometry(x: Matrix) -> Geometry:
 def combine(weights: npt.ArrayLike, x: Matrix) -> Any:
     """(d,): sum_i w_i x_i, accumulated in float64. Rows of weight 0 are never read.
 
-    Raises Unfit where a row that is read holds NaN or infinity.
+    Shares 1/m of m rows are a mean: see `average`, which alone rounds once. Raises Unfit where a row that is read holds NaN
+    or infinity.
     """
-    return _path(x).product(np.asarray(weights, np.float64)[None, :], x)[0]
+    shares = np.asarray(weights, np.float64)
+    taken = shares != 0
+    count = np.count_nonzero(taken)
+    if count and (shares[taken] == 1 / count).all():
+        return average(taken, x)
+    return _path(x).product(shares[None, :], x)[0]
+
+
+def average(weights: npt.ArrayLike, x: Matrix) -> Any:
+    """(d,): sum_i w_i x_i / sum_i w_i for weights >= 0, some positive, accumulated in float64.
+
+    One division at the end: where the sum is exact, as of small integers with counts as weights, so is the mean. The weights
+    are scaled by a power of two, which rounds nothing, to a sum below 1, so that no sum overflows. Raises as `combine`.
+    """
+    w = np.asarray(weights, np.float64)
+    w = np.ldexp(w, -np.frexp(w.max())[1])
+    w = np.ldexp(w, -np.frexp(w.sum())[1])
+    return _path(x).product(w[None, :], x)[0] / float(w.sum())
 
 
 def combine_rows(mixing: npt.ArrayLike, x: Matrix) -> Any:

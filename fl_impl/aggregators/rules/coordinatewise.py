@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fl_impl.aggregators import bounds
-from fl_impl.aggregators.kernels import combine
+from fl_impl.aggregators.kernels import average
 from fl_impl.aggregators.registry import aggregator
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _mean_kappa(n: int, f: int) -> float:
     source="McMahan et al. 2017 (arXiv:1602.05629)",
     defended=False,
     weighing=_equal_weights,
-    by_columns=lambda n, f, geometry: lambda x: combine(np.full(n, 1 / n), x),  # noqa: ARG005  # distances say nothing
+    by_columns=lambda n, f, geometry: lambda x: average(np.ones(n), x),  # noqa: ARG005  # distances say nothing
 )  # fmt: skip
 def mean(x: Matrix, f: int, *, weights: Any = None) -> Any:
     """sum_i w_i x_i / sum_i w_i, where w_i are claimed sample counts, or equal: no defence against any f > 0.
@@ -47,18 +47,17 @@ def mean(x: Matrix, f: int, *, weights: Any = None) -> Any:
     """
     del f
     n = len(x)
-    return combine(np.full(n, 1 / n) if weights is None else _shares(weights, n), x)
+    return average(np.ones(n) if weights is None else _counts(weights, n), x)
 
 
-def _shares(weights: Any, n: int) -> Weights:
+def _counts(weights: Any, n: int) -> Weights:
     try:
         counts = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"weights must be n={n} numbers; got {weights!r}") from error
     if counts.shape != (n,) or not np.isfinite(counts).all() or (counts < 0).any() or not counts.any():
         raise ValueError(f"weights must be n={n} finite, non-negative numbers, some positive; got {weights!r}")
-    shares = counts / counts.max()  # first, so that no sum overflows
-    return shares / shares.sum()
+    return counts
 
 
 def _median_symmetries(convention: bounds.Convention = "midpoint") -> frozenset[str]:

@@ -148,5 +148,5 @@ def test_a_median_is_held_to_the_definition_that_it_claims(claim):
 
 
 def test_a_claim_without_a_definition_is_refused():
-    with pytest.raises(ValueError, match="caf"):
-        as_subject(median_of_sorted, claims="caf")
+    with pytest.raises(ValueError, match="signguard"):
+        as_subject(median_of_sorted, claims="signguard")

@@ -23,7 +23,7 @@ def unsquared_krum_under_the_published_constant(updates, f):
     return updates[np.argmin(krum_scores(updates, len(updates) - f - 1, np.sqrt(distances(updates))))]
 
 
-@broken("tightness", claims="coordinate_median")
+@broken("definition", claims="coordinate_median")
 def trimmed_mean_claimed_to_be_a_median(updates, f):
     return trimmed_mean_by_sort(updates, f)
 

@@ -81,6 +81,8 @@ def mean_around_the_median_claimed_monotone(updates, f):
 def extrapolates(updates, f):
     """Beyond the hull where the cloud is lopsided, though never far."""
     ordered, n = np.sort(updates, axis=0), len(updates)
+    if n > 12:
+        return ordered[n // 2]
     with np.errstate(all="ignore"):
         return ordered[f] - 0.5 * (ordered[n - f - 1] - ordered[f])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 if TYPE_CHECKING:
     from fl_impl.privacy.accounting import Budget
 
+BATCH_NORMS: Final = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -62,7 +63,7 @@ def check_layers(model: torch.nn.Module) -> None:
     That is batch normalisation in any form, also without running statistics, and whatever else opacus knows to be so.
     """
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # the one base of all of them  # type: ignore[reportPrivateUsage]  # the base of all batch norms
+        if isinstance(module, BATCH_NORMS):
             raise ValueError(  # noqa: TRY004  # it is the value of a layer that cannot be trained so
                 f"{type(module).__name__} ({name or 'the model'}) normalises by the whole batch, so one example moves the "
                 "gradients of all others: use GroupNorm, or opacus.validators.ModuleValidator.fix(model)"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,10 @@ class Client(Protocol):
         ...
 
 
+ALONE: Final = threading.RLock()
+"""Clients of a task share its module: of those that are asked at the same time, as wrapped ones are, one trains."""
+
+
 @dataclass(eq=False)
 class SimulatedClient:
     """A client that trains by local SGD on its rows of a data set that all clients share."""
@@ -70,7 +75,8 @@ class SimulatedClient:
 
     def fit(self, parameters: Vector, round: int, control: Vector | None = None) -> ClientUpdate:  # noqa: A002
         """Local SGD. `control` is SCAFFOLD's c, which the server sends along."""
-        trained = train_alone(self.task, self.recipe, self, parameters, round, control)
+        with ALONE:
+            trained = train_alone(self.task, self.recipe, self, parameters, round, control)
         return ClientUpdate(trained.deltas[0], len(self.rows), trained.losses[0])
 
     def evaluate(self, parameters: Vector) -> Evaluation:

@@ -106,6 +106,8 @@ class FLConfig(BaseModel):
     """The length that updates are clipped to: 1 under privacy, 100 in a secure sum, where None."""
     dp_seed: int | None = Field(None, ge=0)
     """Draws noise and sampling from a seed, for tests: it is no privacy. None is the operating system's randomness."""
+    dp_ledger: str | None = None
+    """A file in which all private runs on the same clients enter their releases, so that their costs add up."""
     compression: str = "none"
     """How updates travel: "none", "sparse", "quantize", "ef21|top_k(0.01)", "rand_k(0.1)": see fl_impl.compression."""
     secure_aggregation: bool = False
@@ -291,7 +293,7 @@ def _contradictions(config: FLConfig) -> list[str]:
 def _unprotected(config: FLConfig) -> list[str]:
     """What would be less private than it reads, each with the remedy."""
     private, secure = config.differential_privacy, config.secure_aggregation
-    alone = [name for name in ("dp_epsilon", "dp_delta", "dp_mechanism", "dp_seed") if not config.is_default(name)]
+    alone = [name for name in ("dp_epsilon", "dp_delta", "dp_mechanism", "dp_seed", "dp_ledger") if not config.is_default(name)]
     by_clients = [
         name
         for name, asked in {

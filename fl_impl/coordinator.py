@@ -23,22 +23,37 @@ from fl_impl.rounds.evaluation import Setup, check_buffers, set_up
 from fl_impl.rounds.quorum import check_quorum, sampling_note
 from fl_impl.rounds.stages import choose, scaffold_control, spread, train
 from fl_impl.rounds.state import RunState
-from fl_impl.rounds.transport import combine, deliver, plain_bytes
+from fl_impl.rounds.transport import combine, deliver, plain_bytes, published
 from fl_impl.training.server_optimizers import server_optimizer
 
 if TYPE_CHECKING:
     from fl_impl.config import FLConfig
+    from fl_impl.privacy.ledger import Ledger
     from fl_impl.rounds.evaluation import Evaluate
+
+
+def _ledger_of(config: FLConfig) -> Ledger:
+    from fl_impl.privacy.ledger import Ledger  # noqa: PLC0415  # it brings SciPy
+
+    return Ledger.open(config.dp_ledger) if config.dp_ledger else Ledger()
+
+
+def ledger_path(path: Path) -> Path:
+    """Where the ledger of a private run lies, beside its metrics."""
+    return path.with_suffix(".ledger")
 
 
 class FederatedLearningCoordinator:
     """Runs the rounds of a configuration, with simulated clients or any that have `fit(parameters, round)`.
 
     parameters, the first (d,) global model, and evaluate, (d,) -> Evaluation, replace those of the configured model and
-    data set: clients of the user's own that train something else need them.
+    data set: clients of the user's own that train something else need them. ledger: of earlier private runs on the same
+    clients, whose costs add up to those of this one; a new one where not given, and no `dp_ledger` is configured.
     """
 
-    def __init__(self, config: FLConfig, *, parameters: Any = None, evaluate: Evaluate | None = None) -> None:
+    def __init__(
+        self, config: FLConfig, *, parameters: Any = None, evaluate: Evaluate | None = None, ledger: Ledger | None = None
+    ) -> None:
         self.config = config
         self.metrics = FLMetrics(config.model_dump(mode="json"), notes=config.protection.notes if config.protection else ())
         self._given = parameters, evaluate
@@ -48,6 +63,9 @@ class FederatedLearningCoordinator:
         self._attackers = Attackers()
         self._engine: Callable[..., Admitted] | None = None
         """What trains in place of this process, while a backend runs."""
+        self.ledger = _ledger_of(config) if ledger is None and config.differential_privacy else ledger
+        """Of all private releases about these clients, None without privacy: coordinators of several runs share one."""
+        self._run = "" if self.ledger is None else self.ledger.next_run()
         if config.attack is not None:
             fraction = config.byzantine_fraction if config.attack_fraction is None else config.attack_fraction
             when = config.attack_start, config.attack_stop
@@ -68,7 +86,7 @@ class FederatedLearningCoordinator:
         started = time.perf_counter()
         setup, state = self._prepared(clients)
         config, guard, attackers, number = self.config, self.config.protection, self._attackers, state.round + 1
-        epsilon = guard.authorize(number) if guard else None
+        epsilon = self._authorize(number)
         chosen = choose(config, len(clients), number)
         f = config.tolerated(len(chosen), len(clients))
         byzantine = attackers.among(chosen, len(clients), number)
@@ -76,15 +94,18 @@ class FederatedLearningCoordinator:
         trained = self._trained(clients, attackers.trainees(clients, chosen, byzantine), state)
         honest, own = trained.parted(byzantine)
         messages = attackers.messages(honest, own, number, state.memory, **context.preview(honest, own, f))
+        self._enter(number, local=True)
         arrived, bytes_up = deliver(guard, state, replaced(trained, byzantine, messages), number)
         self._check_quorum(arrived, len(chosen), f, number)
+        self._enter(number, local=False)
         aggregate, bytes_summed = combine(guard, state, arrived.deltas, number, context.bound(arrived), f)
         context.remember(arrived, aggregate)
         self._advance(state, aggregate, len(arrived.ids), len(clients))
         evaluation, (variance, deviation) = setup.evaluate(state.parameters), spread(honest, aggregate)
+        came, asked, bytes_up = published(guard, len(arrived.ids), len(chosen), bytes_up + bytes_summed, len(aggregate))
         result = RoundResult(
-            number, evaluation.loss, evaluation.accuracy, variance, len(arrived.ids), tuple(sorted(byzantine)),
-            arrived.rejected, bytes_up + bytes_summed, plain_bytes(len(aggregate)) * len(chosen), epsilon,
+            number, evaluation.loss, evaluation.accuracy, variance, came, tuple(sorted(byzantine)),
+            arrived.rejected, bytes_up, plain_bytes(len(aggregate)) * asked, epsilon,
             time.perf_counter() - started, deviation, float(np.mean(honest.losses)) if honest.ids else math.nan,
             attackers.success(setup, state.parameters), f, guard.source if guard else "",
         )  # fmt: skip
@@ -105,6 +126,8 @@ class FederatedLearningCoordinator:
         starts anew where there are none. on_round is called with each result.
         """
         path = None if output is None else Path(output)
+        if path is not None:
+            self._keep_ledger(path)
         if resume and path is not None:
             self._resume(path, clients)
         _, state = self._prepared(clients)
@@ -144,6 +167,25 @@ class FederatedLearningCoordinator:
         config, counters = self.config, setup.task.layout.counters if setup.task else 0
         hidden = config.protection.hidden if config.protection else frozenset[str]()
         return RoundContext(config.rule, state, clients, config.seed, state.round + 1, hidden, counters, config.device)
+
+    def _authorize(self, number: int) -> float | None:
+        """The epsilon that all releases up to this round will have cost, asked before it; it never falls."""
+        guard = self.config.protection
+        spent = guard.authorize(number, self.ledger, self._run) if guard and self.ledger is not None else None
+        before = self.metrics.rounds[-1].epsilon if self.metrics.rounds else None
+        return spent if spent is None or before is None else max(spent, before)
+
+    def _enter(self, number: int, *, local: bool) -> None:
+        """Write the release of this round into the ledger, before anything of it is shown: clients' noise, or the server's."""
+        guard = self.config.protection
+        if guard and guard.mechanism and guard.mechanism.local == local and self.ledger is not None:
+            guard.enter(number, self.ledger, self._run)
+            self.metrics.ledger = self.ledger.plain
+
+    def _keep_ledger(self, path: Path) -> None:
+        """Let the ledger of a private run grow in a file beside the metrics, where it has none."""
+        if self.ledger is not None and self.ledger.path is None:
+            self.ledger.path = ledger_path(path)
 
     def _check_quorum(self, arrived: Admitted, asked: int, f: int, number: int) -> None:
         """Raise QuorumError where too few came. An empty Poisson sample is none: its release is noise."""
@@ -218,5 +260,31 @@ class FederatedLearningCoordinator:
         if state.round > len(saved.rounds):
             where = f"{path} ends after round {len(saved.rounds)}, and {checkpoint} is of round {state.round}"
             raise ValueError(f"{where}: they are not of one run. Delete both to start anew, or give another output")
+        if self.ledger is not None:
+            self._resume_ledger(path, saved, state.round)
         self._state = state
         self.metrics.rounds = saved.rounds[: state.round]
+
+    def _resume_ledger(self, path: Path, saved: FLMetrics, rounds: int) -> None:
+        """Take up the ledger of a stopped run. Raises ValueError where it lacks rounds, or the noise is of another number."""
+        from fl_impl.privacy.ledger import Ledger  # noqa: PLC0415  # it brings SciPy
+
+        if self.ledger is None or self.ledger.path == ledger_path(path):
+            self.ledger = Ledger.open(ledger_path(path))
+        self._run = saved.ledger[-1]["run"] if saved.ledger else self.ledger.next_run()
+        mine = [entry for entry in self.ledger.entries if entry.run == self._run]
+        missing = set(range(1, rounds + 1)) - {entry.round for entry in mine}
+        if missing:
+            raise ValueError(
+                f"{self.ledger.path} lacks round {min(missing)} of the run in {path}, so that nobody knows what was spent: "
+                "restore it, or start anew with other clients"
+            )
+        guard = self.config.protection
+        if guard and guard.mechanism and guard.budget and guard.mechanism.correlated and mine:
+            stream = guard.mechanism.entry(1, guard.budget).stream
+            if stream != mine[-1].stream:
+                raise ValueError(
+                    f"the noise of its rounds is made for {saved.config['num_rounds']} rounds together, and num_rounds is "
+                    f"{self.config.num_rounds} now: resume with num_rounds={saved.config['num_rounds']}"
+                )
+        self.metrics.ledger = self.ledger.plain

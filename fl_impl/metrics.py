@@ -35,7 +35,7 @@ class RoundResult:
     client_variance: float
     """(1/h) sum ||x_i - mu||^2 over the h honest updates."""
     num_clients: int
-    """Updates that were aggregated."""
+    """Updates that were aggregated; the expected number, as in the bytes, where privacy rests on a secret sample."""
     byzantine: tuple[int, ...] = ()
     """The clients that attacked."""
     rejected: Mapping[int, str] = field(default_factory=dict[int, str])
@@ -90,6 +90,9 @@ class FLMetrics:
     """"samples" and "label_skew" of each simulated client."""
     notes: tuple[str, ...] = ()
     """What its privacy, compression and secure aggregation guarantee together, and what they do not."""
+    ledger: tuple[dict[str, Any], ...] = ()
+    """Every private release about its clients, in order, as plain values of a `fl_impl.privacy.ledger.Entry`: what epsilon
+    is composed of. Empty without privacy."""
     error: str = ""
     """Why the run ended before its last round; empty where it did not."""
     path: Path | None = field(default=None, compare=False)
@@ -112,13 +115,14 @@ class FLMetrics:
             "config": self.config,
             "clients": self.clients,
             "notes": list(self.notes),
+            "ledger": list(self.ledger),
             "error": self.error,
             "seconds": [round(result.seconds, 6) for result in self.rounds],
         }
         rounds = ",\n".join(result.text for result in self.rounds)
         text = f'{{"version": {VERSION}, "rounds": [\n{rounds}\n], {json.dumps(rest, allow_nan=False)[1:]}\n'
         self.path = Path(path)
-        write_atomically(self.path, text.encode())
+        write_atomically(self.path, text.encode(), private=bool(self.ledger))
         return self.path
 
     @classmethod
@@ -128,7 +132,8 @@ class FLMetrics:
         if not isinstance(read, dict) or "rounds" not in read or read.get("version") != VERSION:
             raise ValueError(f"{path} is not a metrics file of version {VERSION}: FLMetrics.save writes them")
         rounds = [RoundResult.from_dict(r, s) for r, s in zip(read["rounds"], read["seconds"], strict=True)]
-        return cls(read["config"], rounds, read["clients"], tuple(read["notes"]), read["error"], Path(path))
+        ledger = tuple(read.get("ledger", ()))
+        return cls(read["config"], rounds, read["clients"], tuple(read["notes"]), ledger, read["error"], Path(path))
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one line a round, with a header; mappings and tuples as text."""

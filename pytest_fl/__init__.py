@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pytest_fl.adapters import adapter, as_subject, command
     from pytest_fl.checks import Bound, Check, check
+    from pytest_fl.checks.canaries import CanaryAudit, canary_audit
     from pytest_fl.checks.federation import accuracy_kept, descent
     from pytest_fl.engine.cases import Case, audit, conformance
+    from pytest_fl.engine.identities import Identity, identify
     from pytest_fl.engine.runner import audit_report, replay, verify
+    from pytest_fl.engine.survival import NotSurvived, Survival, survives
     from pytest_fl.inputs.adversary import WorstCase, worst_case
+    from pytest_fl.inputs.plans import fault_plans
     from pytest_fl.inputs.strategies import byzantine_updates, honest_updates, rounds
     from pytest_fl.reporting.failures import CheckFailed
     from pytest_fl.reporting.report import Report
@@ -26,16 +30,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Accountant",
     "Bound",
+    "CanaryAudit",
     "Case",
     "Check",
     "CheckFailed",
     "Compressor",
+    "Identity",
     "Mechanism",
+    "NotSurvived",
     "Report",
     "Round",
     "Row",
     "SecureAggregation",
     "Subject",
+    "Survival",
     "WorstCase",
     "accuracy_kept",
     "adapter",
@@ -43,13 +51,17 @@ __all__ = [
     "audit",
     "audit_report",
     "byzantine_updates",
+    "canary_audit",
     "check",
     "command",
     "conformance",
     "descent",
+    "fault_plans",
     "honest_updates",
+    "identify",
     "replay",
     "rounds",
+    "survives",
     "verify",
     "worst_case",
 ]
@@ -58,13 +70,17 @@ HOMES: Final = {
     "inputs.adversary": ("WorstCase", "worst_case"),
     "engine.cases": ("Case", "audit", "conformance"),
     "checks": ("Bound", "Check", "check"),
+    "checks.canaries": ("CanaryAudit", "canary_audit"),
     "checks.federation": ("accuracy_kept", "descent"),
     "reporting.failures": ("CheckFailed",),
     "subjects.parts": ("Accountant", "Compressor", "Mechanism", "SecureAggregation"),
     "reporting.report": ("Report",),
     "reporting.results": ("Row",),
     "subjects.round": ("Round",),
+    "engine.identities": ("Identity", "identify"),
     "engine.runner": ("audit_report", "replay", "verify"),
+    "engine.survival": ("NotSurvived", "Survival", "survives"),
+    "inputs.plans": ("fault_plans",),
     "inputs.strategies": ("byzantine_updates", "honest_updates", "rounds"),
     "subjects.subject": ("Subject",),
 }

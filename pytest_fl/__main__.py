@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pytest_fl.reporting.versions import version_line
+
+if TYPE_CHECKING:
+    from pytest_fl.reporting.report import Report
 
 TARGET = 'a spec ("krum", "nnm|trimmed_mean") or "package.module:attribute"'
 
@@ -22,26 +28,63 @@ def main(arguments: list[str] | None = None) -> int:
     verifying.add_argument("target", help=TARGET)
     verifying.add_argument("--profile", default="default", help="quick, default or thorough")
     verifying.add_argument("--seed", type=int, default=0)
+    verifying.add_argument("--form", help='how the updates are handed over: "[(n, OrderedDict)]", "list of arrays", ...')
+    verifying.add_argument("--updates", type=Path, help="judge it on saved updates: .npz, .npy, .csv or .safetensors")
+    verifying.add_argument("--byzantine", type=int, default=1, help="f, with --updates")
+    verifying.add_argument("--json", action="store_true", help="print the report as JSON")
     replaying = commands.add_parser("replay", help="run a saved counterexample again")
     replaying.add_argument("file", type=Path)
     replaying.add_argument("target", help=TARGET)
     for command in (verifying, replaying):
         command.add_argument("--claims", help='hold it to a known rule: "krum", "trimmed_mean", ...')
+        command.add_argument("--min-clients", help='the least n, as a formula of f: "2*f+3"')
+        command.add_argument("--kappa", help='the claimed coefficient, as a formula of n and f: "f/(n-2*f)"')
     options = parser.parse_args(arguments)
-
-    from pytest_fl.engine.runner import replay, verify  # noqa: PLC0415  # --help needs none of it
 
     sys.path.insert(0, str(Path.cwd()))
     try:
-        if options.command == "verify":
-            report = verify(options.target, claims=options.claims, profile=options.profile, seed=options.seed)
-        else:
-            report = replay(options.file, options.target, claims=options.claims)
+        report = _report(options)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # a command prints
         return 2
-    print(report)  # noqa: T201  # a command prints
+    print(report.to_json() if getattr(options, "json", False) else report)  # noqa: T201  # a command prints
     return 0 if report.passed else 1
+
+
+def _report(options: argparse.Namespace) -> Report:
+    """What the command was asked for."""
+    from pytest_fl.adapters.options import Options  # noqa: PLC0415  # --help needs none of it
+    from pytest_fl.engine.runner import replay, verify  # noqa: PLC0415
+    from pytest_fl.engine.updates import verify_updates  # noqa: PLC0415
+
+    said = Options(claims=options.claims, min_clients=formula(options.min_clients, "f"), kappa=formula(options.kappa, "n", "f"))
+    if options.command == "replay":
+        return replay(options.file, options.target, **said)
+    said["form"] = options.form
+    effort = {"profile": options.profile, "seed": options.seed}
+    if options.updates is not None:
+        return verify_updates(options.target, options.updates, options.byzantine, **effort, **said)
+    return verify(options.target, **effort, **said)
+
+
+def formula(text: str | None, *names: str) -> Callable[..., Any] | None:
+    """A function of these names from arithmetic as it is written: numbers, + - * / // % **, brackets.
+
+    Raises ValueError for anything else.
+    """
+    if text is None:
+        return None
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"expected a formula of {', '.join(names)}, got {text!r}") from None
+    for node in ast.walk(tree):
+        number = isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+        known = isinstance(node, ast.Name) and node.id in names
+        if not (number or known or isinstance(node, ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop | ast.Load)):
+            raise ValueError(f"expected a formula of {', '.join(names)} in + - * / // % **, got {text!r}")
+    code = compile(ast.Expression(tree), "<formula>", "eval")
+    return lambda *values: eval(code, {"__builtins__": {}}, dict(zip(names, values, strict=True)))  # noqa: S307  # arithmetic
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def rules() -> str:
     body = []
     for name, rule in sorted(aggregators.ALL.items()):
         kappa = rule.kappa(N, F)
-        shown = "none" if math.isinf(kappa) else f"{'=' if rule.exact else '&le;'} {kappa:.3g}"
+        shown = "none" if math.isinf(kappa) else f"{'=' if rule.attained(N, F) else '&le;'} {kappa:.3g}"
         body.append([f"`{name}`", needs(rule.min_clients(1), rule.min_clients(2)), shown, rule.source])
     least = f"{F / (N - 2 * F):.3g}"
     return table(["rule", "clients", f"kappa, n={N}, f={F} (least possible: {least})", "source"], body)

@@ -41,7 +41,7 @@ def main() -> None:
         for name, spent in timed_masks(d).items():
             masks[name] = min(masks[name], spent)
 
-    print(f"{n} clients, {d} words, {terms.degree} neighbours, threshold {terms.threshold}; least CPU ms of {REPEATS} runs")
+    print(f"{n} clients, {d} words, {terms.degree} holders, threshold {terms.threshold}; least CPU ms of {REPEATS} runs")
     for name, steps in least.items():
         print(f"{name}: " + ", ".join(f"{step} {spent:.1f}" for step, spent in steps.items()))
     ours = masks.pop("ours, generated and added")
@@ -85,7 +85,7 @@ def timed_session(updates: dict[int, np.ndarray], terms: Terms, gone: int) -> di
         restore.append((owner, method, original))
 
     restore: list[tuple[type, str, object]] = []
-    for method in ("advertise", "share", "mask", "agree", "reveal"):
+    for method in ("advertise", "share", "confirm", "mask", "agree", "reveal"):
         watched(Client, method, f"{method} (a client)", 1 / (len(updates) - gone * (method in ("agree", "reveal"))))
     watched(Server, "survivors", "receive and add (server)", 1)
     watched(Server, "total", "unmask (server)", 1)

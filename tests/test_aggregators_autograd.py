@@ -10,7 +10,7 @@ import torch
 from fl_impl.aggregators import ALL, PRE, resolve
 
 N, F, D = 11, 2, 4
-PARTIAL = ["caf", "fltrust", "foolsgold", "signguard", "flame"]
+PARTIAL = ["caf", "principal_trimmed_mean", "fltrust", "foolsgold", "signguard", "flame"]
 """Here weights move with the updates, and no gradient flows through them; every other rule must pass the derivative."""
 CHOSEN = [
     "coordinate_median(convention='lower')", "monna(pivot=10)", "centered_clipping(tau=2.0)",

@@ -14,10 +14,12 @@ from hypothesis.extra.numpy import arrays
 
 from fl_impl import aggregators
 from fl_impl.aggregators import ALL, bounds, resolve
-from pytest_fl.oracles import theory
+from pytest_fl.oracles import constants, krum_dual, theory
+from pytest_fl.oracles.extremal import ATTAINED_BY
 
 STORED = {
     "trimmed_mean": "cwtm",
+    "principal_trimmed_mean": "ptm",
     "coordinate_median": "cwmed",
     "coordinate_median(convention='lower')": "cwmed_low",
     "meamed": "meamed",
@@ -30,6 +32,7 @@ STORED = {
     "minimum_diameter": "mda",
     "minimum_variance": "mva",
     "smea": "smea_op",
+    "caf": "caf_op",
     "bulyan": "bulyan",
     "nnm|trimmed_mean": "nnm.cwtm",
     "nnm|coordinate_median": "nnm.cwmed",
@@ -39,7 +42,10 @@ STORED = {
     "arc|krum": "arc.krum",
 }
 """Our rules with a finite kappa, and whose worst inputs they are tried on."""
-FINITE = [*STORED, "nnm|geometric_median", "bucketing(size=2)|trimmed_mean", "bucketing(size=3)|krum", "arc|nnm|krum"]
+FINITE = [
+    *STORED, "nnm|geometric_median", "bucketing(size=2)|trimmed_mean", "bucketing(size=3)|krum", "arc|nnm|krum",
+    "nnm|principal_trimmed_mean", "multi_krum(neighbours='n-f-2')", "nnm|caf", "bucketing(size=2)|caf",
+]  # fmt: skip
 
 
 def coefficient(rule, x, f, byzantine):
@@ -61,20 +67,79 @@ def test_no_stored_worst_input_exceeds_kappa(name):
     assert tried >= 6
 
 
-@pytest.mark.parametrize("name", [name for name in STORED if resolve(name).exact])
-def test_stored_worst_inputs_reach_an_exact_kappa(name):
-    """Some stored inputs rest on a tie that goes against the mean. Mirrored, it goes the other way; where a segment minimises
-    a sum of distances, its middle is taken, so the even case has an input of its own below."""
-    rule, reached, most = resolve(name), set(), set()
-    for stored in theory.worst_inputs(STORED[name]):
-        n, f = len(stored.updates), stored.f
-        if stored.ratio < 0.99 * rule.kappa(n, f) or (name == "geometric_median" and n % 2 == 0):
+EXACT = {
+    **ATTAINED_BY,
+    "coordinate_median(convention='lower')": ATTAINED_BY["coordinate_median_lower"],
+    "nnm|principal_trimmed_mean": ATTAINED_BY["nnm|trimmed_mean"],
+    "nnm|geometric_median": ATTAINED_BY["nnm|trimmed_mean"],
+}
+del EXACT["coordinate_median_lower"]
+"""Rules whose kappa is exact, and the shape of rows that attains it."""
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_exact_kappa_is_reached_at_every_size(name):
+    """Some inputs rest on a tie that goes against the mean. Mirrored or in the other order it goes the other way."""
+    rule, tried = resolve(name), 0
+    for n in range(3, 15):
+        for f in range(1, (n + 1) // 2):
+            if rule.attained(n, f):
+                x, kappa = EXACT[name](n, f), rule.kappa(n, f)
+                first, last = range(f), range(n - f, n)
+                reached = max(
+                    coefficient(rule, sign * x[::step], f, rows) for sign in (1, -1) for step, rows in ((1, first), (-1, last))
+                )
+                assert 0.99 * kappa <= reached <= kappa * (1 + 1e-6), (n, f)
+                tried += 1
+    assert tried >= 5
+
+
+def test_what_is_exact_is_what_the_harness_knows_to_be():
+    for name, known in theory.RULES.items():
+        if name in {"krum_unsquared", "mean"}:  # no rule of ours; no finite constant under attack
             continue
-        most.add((n, f))
-        if max(coefficient(rule, sign * stored.updates, f, range(f)) for sign in (1, -1)) >= 0.99 * rule.kappa(n, f):
-            reached.add((n, f))
-    assert reached == most
-    assert len(reached) >= 6
+        rule = resolve(OURS.get(name, name))
+        assert rule.exact == known.exact
+        for n in range(3, 30):
+            for f in range(1, (n + 1) // 2):
+                if n >= rule.min_clients(f) and known.exact:
+                    assert rule.attained(n, f) == known.attained(n, f), (name, n, f)
+    never = (
+        "krum(neighbours='n-f-2')",
+        "multi_krum(m=1)",
+        "multi_krum(neighbours='n-f-2')",
+        "arc|trimmed_mean",
+        "nnm|krum",
+        "bulyan",
+    )
+    assert not any(resolve(name).exact for name in never)
+    assert resolve("bucketing(size=2)|trimmed_mean").attained(12, 2)
+    assert not resolve("bucketing(size=2)|trimmed_mean").attained(13, 2)
+    assert not resolve("bucketing(size=2)|nnm|trimmed_mean").exact
+    assert not resolve("arc|nnm|trimmed_mean").exact
+    assert resolve("nnm|coordinate_median").attained(10, 4)
+    assert not resolve("nnm|coordinate_median").attained(11, 4)
+
+
+@pytest.mark.parametrize(("n", "f", "size"), [(6, 1, 2), (10, 2, 2), (9, 1, 3), (18, 2, 3), (20, 4, 2)])
+@pytest.mark.parametrize("inner", ["trimmed_mean", "principal_trimmed_mean"])
+def test_buckets_before_the_trimmed_mean_reach_kappa(n, f, size, inner):
+    """(2 size - 1) f honest rows at 0: the company of the attackers, whose buckets come out at 1, and f clean buckets."""
+    rule = resolve(f"bucketing(size={size})|{inner}")
+    bucketed = np.ones(n)
+    bucketed[: f * size] = 0
+    bucketed[: f * size : size] = size
+    bucketed[f * size : 2 * f * size] = 0
+    x = np.empty((n, 1))
+    x[np.random.default_rng(7).permutation(n), 0] = bucketed
+    byzantine = np.flatnonzero(x[:, 0] == size)
+    mu = np.delete(x, byzantine, axis=0).mean()
+    variance = ((np.delete(x, byzantine, axis=0) - mu) ** 2).mean()
+    reached = (rule(x, f=f, rng=np.random.default_rng(7))[0] - mu) ** 2 / variance
+    assert len(byzantine) == f
+    assert rule.attained(n, f)
+    assert reached == pytest.approx(rule.kappa(n, f))
+    assert reached == pytest.approx((2 * size - 1) * f / (n - 2 * size * f))
 
 
 def test_the_geometric_median_reaches_kappa_for_an_even_number_of_clients():
@@ -84,16 +149,6 @@ def test_the_geometric_median_reaches_kappa_for_an_even_number_of_clients():
             x[: n // 2, 0], x[: n // 2, 1] = 1, np.linspace(-1e-3, 1e-3, n // 2)
             kappa = coefficient(aggregators.geometric_median, x, f, range(n - f, n))
             assert 0.99 * bounds.geometric_median(n, f) <= kappa <= bounds.geometric_median(n, f)
-
-
-def test_krum_reaches_kappa_at_a_third():
-    """n - 2f at 1, f honest at 0, f Byzantine at 2, a hair nearer."""
-    for f in range(1, 5):
-        n = 3 * f
-        x = np.array([[1.0]] * (n - 2 * f) + [[0.0]] * f + [[2.0 - 1e-9]] * f)
-        kappa = max(coefficient(aggregators.krum, np.roll(x, k, axis=0), f, np.arange(n)[np.roll(x, k)[:, 0] > 1.5])
-                    for k in range(n))  # fmt: skip
-        assert kappa <= bounds.krum(n, f) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("name", FINITE)
@@ -120,18 +175,106 @@ def test_order_statistics_have_the_coefficient_of_isotonic_regression():
                 assert rule.kappa(n, f) == pytest.approx(theory.kappa_of_ranks(weights, f), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in theory.RULES if name in STORED])
+OURS = {"coordinate_median_lower": "coordinate_median(convention='lower')", "krum_blanchard": "krum(neighbours='n-f-2')"}
+"""Our specs of rules that the harness calls otherwise."""
+
+
+@pytest.mark.parametrize("name", [name for name in theory.RULES if name not in {"krum_unsquared", "mean"}])
 def test_claims_agree_with_the_harness_own(name):
-    known, rule = theory.RULES[name], resolve(name)
-    for n in range(1, 30):
+    known, rule = theory.RULES[name], resolve(OURS.get(name, name))
+    for n in range(1, 61):
         for f in range((n + 1) // 2):
             assert known.min_clients(f) == rule.min_clients(f)
             if n >= rule.min_clients(f):
-                assert known.kappa(n, f) == pytest.approx(rule.kappa(n, f))
+                assert known.kappa(n, f) == pytest.approx(rule.kappa(n, f), rel=1e-9, abs=1e-12), (n, f)
+
+
+def test_constants_that_depend_on_options_agree_too():
+    for n in range(3, 61):
+        for f in range(1, (n + 1) // 2):
+            for neighbours, count in (("n-f-1", n - f - 1), ("n-f-2", n - f - 2)):
+                for m in range(1, n - f + 1):
+                    ours = bounds.multi_krum(n, f, m=m, neighbours=neighbours)
+                    assert ours == pytest.approx(constants.multi_krum(n, f, m=m, neighbours=count), rel=1e-9)
+            for b in range(f + 1):
+                for kappa in (0.5, 3.0):
+                    assert bounds.fewer_attackers(kappa, n, f, b) == pytest.approx(constants.fewer_attackers(kappa, n, f, b))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_buckets_of_any_size_agree_too(size):
+    for n in range(3, 26):
+        for f in range(1, (n + 1) // 2):
+            for inner in (bounds.trimmed_mean, bounds.geometric_median):
+                ours = bounds.bucketing(inner, n, f, size=size)
+                assert ours == pytest.approx(constants.after_bucketing(inner, size)(n, f), rel=1e-6), (n, f)
+
+
+def _old_multi_krum(n, f):
+    h, a = n - f, n - 2 * f
+    return min(_old_krum(n, f), f / a * ((math.sqrt(n * h) + f + math.sqrt(h * a)) / h) ** 2)
+
+
+def _old_krum(n, f):
+    return (math.sqrt(2 * (n - f)) + math.sqrt(f)) ** 2 / (n - 2 * f)
+
+
+def _old_blanchard(n, f):
+    h, a = n - f, n - 2 * f - 2
+    return (math.sqrt(2 * h * (h - 2) / (h - 1) / a) + math.sqrt((h - a) / a)) ** 2
+
+
+def _old_bulyan(n, f):
+    chosen, kept, h = n - 2 * f, n - 4 * f, n - f
+    middle = (chosen + 1) // 2 - f if chosen % 2 else chosen // 2 + 1 - f
+    median = (h - middle) / middle
+    return (math.sqrt(median) + math.sqrt(h / kept * (1 + median))) ** 2
+
+
+def _old_bucketing(n, f):
+    rest = n - 2 * f
+    return (math.sqrt(bounds.trimmed_mean(n // 2, f) * (n - f) / rest) + math.sqrt(f / rest)) ** 2 if n % 2 == 0 else math.inf
+
+
+BEFORE = {
+    "krum": _old_krum,
+    "krum(neighbours='n-f-2')": _old_blanchard,
+    "multi_krum": _old_multi_krum,
+    "multi_krum(m=2)": _old_krum,
+    "multi_krum(m=7)": _old_krum,
+    "meamed": lambda n, f: 4 * f / (n - f) * (1 + bounds.coordinate_median(n, f)),
+    "minimum_diameter": lambda n, f: 8 * f**2 / (n - f),
+    "bulyan": _old_bulyan,
+    "nnm|trimmed_mean": lambda n, f: 8 * f / (n - f) * (1 + bounds.trimmed_mean(n, f)),
+    "nnm|krum": lambda n, f: 8 * f / (n - f) * (1 + _old_krum(n, f)),
+    "arc|trimmed_mean": lambda n, f: 3 * f / (n - 2 * f),
+    "bucketing(size=2)|trimmed_mean": _old_bucketing,
+}
+"""The constants that were proven before, some of them as published."""
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_no_constant_is_greater_than_it_was(name):
+    rule = resolve(name)
+    for n in range(3, 61):
+        for f in range(1, (n + 1) // 2):
+            if n >= rule.min_clients(f):
+                assert rule.kappa(n, f) <= BEFORE[name](n, f) * (1 + 1e-12), (n, f)
+
+
+def test_krum_of_one_is_not_taken_for_the_mean_of_several():
+    """Krum's constant holds for one update; that of m < n - f of them has its own, which is greater."""
+    for n in range(5, 40):
+        for f in range(1, (n - 1) // 2):
+            for m in range(1, n - f):
+                if 2 * (n - f - m + f) > n - f:
+                    assert bounds.multi_krum(n, f, m=m) == pytest.approx(_old_krum(n, f))
+    assert bounds.multi_krum(11, 2, m=7) == pytest.approx(1.67, abs=0.01)
+    assert krum_dual.krum(11, 2) == pytest.approx(2.4835, abs=1e-4)
 
 
 UNPROVEN = {
-    "mean", "monna", "caf", "dnc", "centered_clipping", "norm_clipping", "fltrust", "foolsgold", "signguard", "flame",
+    "mean", "monna", "dnc", "centered_clipping", "norm_clipping", "fltrust", "foolsgold", "signguard", "flame",
 }  # fmt: skip
 
 
@@ -146,14 +289,16 @@ def test_what_is_not_proven_is_not_claimed():
 def test_composed_coefficients():
     n, f = 12, 2
     plain, median = bounds.trimmed_mean(n, f), bounds.geometric_median(n, f)
-    assert resolve("nnm|trimmed_mean").kappa(n, f) == pytest.approx(8 * f / (n - f) * (1 + plain))
-    assert resolve("arc|geometric_median").kappa(n, f) == pytest.approx(median + 2 * f / (n - 2 * f))
-    assert resolve("arc|nnm|trimmed_mean").kappa(n, f) == pytest.approx(8 * f / (n - f) * (1 + plain) + 2 * f / (n - 2 * f))
-    assert resolve("nnm|arc|trimmed_mean").kappa(n, f) == pytest.approx(8 * f / (n - f) * (1 + plain + 2 * f / (n - 2 * f)))
-    rest = n - 2 * f
-    expected = (math.sqrt(bounds.krum(6, 2) * (n - f) / rest) + math.sqrt(f / rest)) ** 2
+    clipped = 3 / (n - f - 3)  # floor(2 f (n - f) / n) = 3
+    assert resolve("nnm|trimmed_mean").kappa(n, f) == pytest.approx(4 * f / (n - f) * (1 + plain))
+    assert resolve("nnm|trimmed_mean").kappa(n, f) == pytest.approx(4 * f / (n - 2 * f))
+    assert resolve("arc|geometric_median").kappa(n, f) == pytest.approx(median + clipped)
+    assert resolve("arc|nnm|trimmed_mean").kappa(n, f) == pytest.approx(4 * f / (n - 2 * f) + clipped)
+    assert resolve("nnm|arc|trimmed_mean").kappa(n, f) == pytest.approx(4 * f / (n - f) * (1 + plain + clipped))
+    expected = (bounds.krum(6, 2) * (n - f) + f) / (n - 2 * f)
     assert resolve("bucketing(size=2)|krum").kappa(n, f) == pytest.approx(expected)
-    assert resolve("bucketing(size=5)|krum").kappa(n, 1) == math.inf  # 5 does not divide 12
+    assert resolve("bucketing(size=2)|trimmed_mean").kappa(5, 1) == pytest.approx(3)  # the last bucket holds one
+    assert resolve("bucketing(size=2)|krum").kappa(8, 2) == math.inf  # four buckets, two of them bad
     assert resolve("bucketing(size=2)|krum").min_clients(2) == 9
     assert resolve("bucketing(size=2)|bulyan").min_clients(1) == 13
     assert resolve("nnm|bulyan").min_clients(1) == 7

@@ -24,6 +24,7 @@ DESIGN = {
     "minimum_diameter",
     "minimum_variance",
     "smea",
+    "principal_trimmed_mean",
     "caf",
     "centered_clipping",
     "monna",

@@ -16,7 +16,7 @@ from pytest_fl.reporting import current
 from pytest_fl.reporting.results import Row
 from pytest_fl.subjects.profiles import PROFILES
 
-IMPATIENT = replace(PROFILES["default"], call_seconds=0.3)
+IMPATIENT = replace(PROFILES["default"], call_seconds=0.3, warm_up_seconds=0.3)
 PIPES = ("nnm|trimmed_mean", "nnm|krum", "bucketing(size=2)|krum", "arc|geometric_median")
 
 
@@ -152,7 +152,7 @@ def test_what_hangs_is_not_called_again():
     report = verify(BROKEN["hangs"][0], profile=IMPATIENT)
     outcomes = [row.outcome for row in report.rows]
     assert outcomes.count("failed") == 1
-    assert outcomes.count("not_claimed") == len(outcomes) - 1
+    assert outcomes.count("not_claimed") + outcomes.count("not_run") == len(outcomes) - 1
     assert "did not return within 0.3 s" in report.failures[0].reason
 
 

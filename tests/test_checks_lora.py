@@ -155,4 +155,6 @@ def test_what_is_broken_is_caught(part, check):
 
 
 def test_every_check_catches_something():
-    assert {check for _, check in BROKEN.values()} == {audit.name for audit in audits_of(SOUND)}
+    assert {check for _, check in BROKEN.values()} == {
+        audit.name for audit in audits_of(SOUND) if audit.judge.__module__ == "pytest_fl.checks.lora"
+    }

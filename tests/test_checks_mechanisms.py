@@ -14,6 +14,7 @@ import pytest
 import pytest_fl
 from fl_impl.privacy import MECHANISMS, Budget, gaussian_epsilon, spent_epsilon
 from pytest_fl.adapters.parts import mechanism
+from pytest_fl.checks.noise import _much_noise, count_beyond
 from pytest_fl.subjects.parts import Mechanism
 
 BOUND, Z, CLIENTS, Q = 2.0, 1.5, 40, 0.4
@@ -357,10 +358,9 @@ OURS = {
     name: mechanism(kind.calibrated(BUDGET, rounds=6, clip_bound=2.0, clients=20), budget=BUDGET)
     for name, kind in MECHANISMS.items()
 }
-FLOATS = pytest.mark.xfail(strict=True, reason="P4: noise is drawn and added as floats")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=FLOATS) if name in ("local", "ftrl") else name for name in OURS])
+@pytest.mark.parametrize("name", OURS)
 def test_low_bits_of_ours_say_nothing(name):
     (row,) = pytest_fl.verify(OURS[name], checks=[BITS]).rows
     assert row.outcome == "passed", row.reason
@@ -375,3 +375,10 @@ def test_ours_pass(name):
 def test_a_sound_mechanism_passes(seed):
     for number in range(1, 51) if seed is None else [seed]:
         assert failures(SOUND, number) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OURS)
+def test_tails_of_ours_over_twenty_million_draws(name):
+    noise = _much_noise(OURS[name], 20_000_000, 1)
+    assert [bound.reason for bound in count_beyond(noise) if not bound.holds] == []

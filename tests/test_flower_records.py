@@ -363,6 +363,46 @@ def test_f_follows_those_that_were_asked_however_many_reply():
     assert told == [(7, 3)]  # a fraction of the seven that came would be 2
 
 
+def test_nodes_that_leave_do_not_lower_f():
+    told = []
+
+    def rule(updates, f):
+        told.append((len(updates), f))
+        return updates.mean(axis=0)
+
+    class Leaving(InlineGrid):
+        rounds = 0
+
+        def get_node_ids(self):
+            return super().get_node_ids()[: 10 if self.rounds < 2 else 7]
+
+        def push_messages(self, messages):
+            self.rounds += 1
+            return super().push_messages(messages)
+
+    with inline(echo(lambda i, record: record), 10) as plain:
+        strategy = RobustStrategy(rule, byzantine_fraction=0.3, **QUIET)
+        strategy.start(Leaving(plain.client_app, plain.contexts), ArrayRecord([np.zeros(2, np.float32)]), num_rounds=2)
+    assert told == [(10, 3), (7, 3)]
+
+
+def test_f_of_a_sample_may_be_one_that_is_rarely_exceeded():
+    told = []
+
+    def rule(updates, f):
+        told.append(f)
+        return updates.mean(axis=0)
+
+    for tolerance in (None, 0.01, 0.0):
+        run(
+            echo(lambda i, record: record), ArrayRecord([np.zeros(2, np.float32)]), n=20, rule=rule, byzantine_fraction=0.2,
+            fraction_train=0.5, sample_tolerance=tolerance,
+        )  # fmt: skip
+    assert told == [2, 4, 4]  # P(more than 3 of the 4 among 10 of 20) = 0.043
+    with pytest.raises(ValueError, match="sample_tolerance is a probability"):
+        RobustStrategy("mean", sample_tolerance=1.5, **QUIET)
+
+
 def test_bytes_that_are_no_message_cost_only_their_sender():
     class Broken(InlineGrid):
         bad, node = "", 0

@@ -71,11 +71,22 @@ def test_noise_is_on_the_trained_factors_alone_and_a_client_moves_them_by_the_bo
     assert np.abs(moved[1] - moved[0]).max() * 3 / adapter._adapted.scale == pytest.approx(0.5, rel=1e-4)
 
 
-def test_a_fit_stops_at_its_budget_and_none_is_given_later():
+def test_fits_on_the_same_clients_share_a_ledger_that_is_saved_with_the_adapter(tmp_path):
     adapter, clients = new(), make_text_clients(3)
     adapter.federated_fit(clients, 1, aggregation="ffa", **PRIVATE, **QUICK)
-    with pytest.raises(ValueError, match="was fitted before"):
-        adapter.federated_fit(clients, 1, aggregation="ffa", **PRIVATE, **QUICK)
+    again = LoRAFLAdapter.load(adapter.save(tmp_path / "adapter"))
+    for fitted in (adapter, again):
+        with pytest.raises(ValueError, match="round 1 would bring the spent epsilon to 1"):
+            fitted.federated_fit(clients, 1, aggregation="ffa", **PRIVATE, **QUICK)
+    assert [entry.run for entry in again.ledger.entries] == ["run 1"]
+
+
+def test_no_budget_covers_a_fit_without_privacy(tmp_path):
+    adapter, clients = new(), make_text_clients(3)
+    adapter.federated_fit(clients, 1, aggregation="ffa", **QUICK)
+    for fitted in (adapter, LoRAFLAdapter.load(adapter.save(tmp_path / "adapter"))):
+        with pytest.raises(ValueError, match="was fitted before without privacy"):
+            fitted.federated_fit(clients, 1, aggregation="ffa", **PRIVATE, **QUICK)
 
 
 def test_local_privacy_goes_with_every_mode_and_rule():

@@ -12,10 +12,10 @@ from fl_impl.privacy import (
     MECHANISMS,
     OPERATING_SYSTEM,
     AdaptiveGaussian,
+    BandedFTRL,
     Budget,
     Gaussian,
     LocalGaussian,
-    ToeplitzFTRL,
     clip,
     cyclic_sample,
     gaussian_noise,
@@ -24,7 +24,7 @@ from fl_impl.privacy import (
     seeded,
 )
 from fl_impl.privacy.fixed_point import FixedPoint, from_ring, ring_encoding, to_ring
-from fl_impl.privacy.ftrl import factor, inverse_factor, sensitivity
+from fl_impl.privacy.ftrl import banded_factor, prefix_error, sensitivity
 from fl_impl.privacy.noise import discrete_gaussian, normal, uniform
 
 HALF = Budget(1.0, 1e-5, 0.5)
@@ -220,40 +220,58 @@ class TestLocal:
         assert mechanism.noise_multiplier * 3.0 == pytest.approx(gaussian_noise(2.0, 1e-6, sensitivity=2 * 3.0))
 
 
+def toeplitz(column, rounds):
+    """The lower-triangular Toeplitz matrix of a first column, zeros after it."""
+    c = np.r_[column, np.zeros(rounds)][:rounds]
+    return np.array([[c[i - j] if i >= j else 0.0 for j in range(rounds)] for i in range(rounds)])
+
+
 class TestFTRL:
-    @pytest.mark.parametrize("rounds", [1, 2, 7, 30])
-    def test_factors(self, rounds):
-        c, inverse = (np.array([np.r_[np.zeros(i), v[: rounds - i]] for i in range(rounds)]).T
-                      for v in (factor(rounds), inverse_factor(rounds)))  # fmt: skip
-        np.testing.assert_allclose(c @ c, np.tril(np.ones((rounds, rounds))), atol=1e-12)
-        np.testing.assert_allclose(c @ inverse, np.eye(rounds), atol=1e-12)
+    @pytest.mark.parametrize(("rounds", "separation"), [(1, 1), (4, 1), (6, 2), (7, 3), (8, 3), (9, 4), (6, 20)])
+    def test_sensitivity_is_that_of_the_worst_of_all_schedules_and_signs(self, rounds, separation):
+        """By brute force: every subset of rounds that are far enough apart, and every sign of each contribution."""
+        c = np.array(banded_factor(rounds, separation))
+        matrix = toeplitz(c, rounds)
+        worst = 0.0
+        for signs in itertools.product((-1, 0, 1), repeat=rounds):
+            at = np.flatnonzero(signs)
+            if (np.diff(at) >= separation).all():
+                worst = max(worst, float(np.linalg.norm(matrix @ np.array(signs))))
+        assert sensitivity(c, rounds, separation=separation) == pytest.approx(worst, rel=1e-12)
 
-    @pytest.mark.parametrize(("rounds", "separation"), [(8, 1), (8, 2), (8, 3), (8, 8), (1, 1)])
-    def test_sensitivity_is_that_of_the_worst_schedule(self, rounds, separation):
-        column = np.array([np.r_[np.zeros(i), factor(rounds)[: rounds - i]] for i in range(rounds)])
-        schedules = (s for s in itertools.product((0, 1), repeat=rounds)
-                     if all(b - a >= separation for a, b in itertools.pairwise(np.flatnonzero(s))))  # fmt: skip
-        worst = max(np.linalg.norm(np.array(s) @ column) for s in schedules)
-        assert sensitivity(rounds, separation=separation) == pytest.approx(worst)
+    @pytest.mark.parametrize(("rounds", "separation"), [(12, 3), (20, 5), (16, 16)])
+    def test_no_small_change_of_the_factor_has_less_error(self, rounds, separation):
+        c = np.array(banded_factor(rounds, separation))
 
-    def test_prefix_sums_carry_less_noise_than_independent_draws(self):
-        errors = [float(factor(t) @ factor(t)) for t in (10, 100, 1000)]
-        assert errors == pytest.approx([1.79, 2.53, 3.27], abs=0.01)
+        def error(column):
+            return np.linalg.norm(
+                np.tril(np.ones((rounds, rounds))) @ np.linalg.inv(toeplitz(column, rounds))
+            ) * np.linalg.norm(column)
 
-    def test_noise_of_the_rounds_cancels_in_the_model(self):
-        mechanism = ToeplitzFTRL(1.0, 1.0, 1.0, rounds=40, separation=40)
-        state, total = mechanism.start(), np.zeros(20_000)
-        for step in range(40):
-            released, state = mechanism.release(np.empty((0, 20_000)), state, seeded(step))
-            total += released.value
-        expected = float(factor(40) @ factor(40))
-        assert np.std(total) == pytest.approx(expected, rel=SIX_SIGMA / math.sqrt(2 * total.size))
+        assert error(c) == pytest.approx(prefix_error(c, rounds) * math.sqrt(rounds) * np.linalg.norm(c))
+        for k, step in itertools.product(range(1, len(c)), (-0.02, 0.02)):
+            assert error(c + step * np.eye(1, len(c), k)[0]) > error(c) * (1 - 1e-6)
 
-    def test_ends_when_its_noise_does(self):
-        mechanism = ToeplitzFTRL(1.0, 1.0, 1.0, rounds=1)
+    def test_one_band_is_independent_noise_and_more_bands_are_refused(self):
+        assert banded_factor(50, 1) == (1.0,)
+        with pytest.raises(ValueError, match="at most separation=2 bands; got 3"):
+            sensitivity(np.ones(3), 9, separation=2)
+
+    def test_noise_is_made_for_so_many_rounds(self):
+        mechanism = BandedFTRL(1.0, 1.0, 1.0, rounds=1)
         _, state = mechanism.release(updates())
-        with pytest.raises(ValueError, match="made for 1 rounds"):
+        with pytest.raises(ValueError, match="made for 1 rounds; round 2 is not covered"):
             mechanism.release(updates(), state)
+
+    def test_noise_that_is_whitened_is_independent(self):
+        """C n / (s z) over the rounds has the identity for its covariance: noise is solved for, not only scaled."""
+        mechanism, d, rounds = BandedFTRL(1.0, 2.0, 1.0, rounds=8, separation=4), 20_000, 8
+        randomness, state, noise = seeded(5), None, []
+        for _ in range(rounds):
+            released, state = mechanism.release(np.zeros((0, d)), state, randomness)
+            noise.append(released.value)
+        white = toeplitz(mechanism.factor, rounds) @ np.array(noise) / (mechanism.sensitivity * 2.0)
+        np.testing.assert_allclose(white @ white.T / d, np.eye(rounds), atol=SIX_SIGMA * math.sqrt(2 / d))
 
 
 class TestSampling:
@@ -275,4 +293,4 @@ class TestSampling:
 
     def test_mechanisms_sample_as_they_account(self):
         assert len(Gaussian(1.0, 1.0, 5.0).sample(1000, 1, HALF, seeded(0))) == pytest.approx(500, abs=SIX_SIGMA * 16)
-        assert ToeplitzFTRL(1.0, 1.0, 5.0, rounds=9, separation=4).sample(8, 2, HALF) == (1, 5)
+        assert BandedFTRL(1.0, 1.0, 5.0, rounds=9, separation=4).sample(8, 2, HALF) == (1, 5)

@@ -118,6 +118,8 @@ def test_every_combination_runs_or_is_refused_with_a_way_out(rule, mechanism, co
     [
         ("mean", "gaussian", "sparse", False, False, "runs", "clipped after decoding"),
         ("mean", "gaussian", "none", True, False, "runs", "without amplification"),
+        ("mean", None, "none", True, False, "runs", "A secure mean is unweighted"),
+        ("nnm|trimmed_mean", None, "none", True, True, "runs", "In a group of two it reads one member's update"),
         ("nnm|trimmed_mean", None, "none", True, True, "runs", ""),
         ("nnm|trimmed_mean", "gaussian", "none", True, True, "runs", "parallel composition"),
         ("nnm|trimmed_mean", "local", "none", False, False, "runs", "post-processing"),
@@ -134,3 +136,17 @@ def test_what_is_said(rule, mechanism, compression, secure, grouped, verdict, wo
     found = outcome(rule, mechanism, compression, secure, grouped)
     assert found[0] == verdict
     assert words in found[1]
+
+
+@pytest.mark.parametrize(("size", "partners"), [(2, 1), (4, 2)])
+def test_groups_too_small_for_partners_of_a_curious_server(size, partners):
+    with pytest.raises(ValueError, match=f"in a group of {size}, {partners} that side with a curious server"):
+        deal(20, f=0, group_size=size, rng=np.random.default_rng(0), partners=partners)
+
+
+def test_groups_of_three_stand_a_partner():
+    x = updates(f=0)
+    found = grouped_secure_aggregate(
+        x, f=0, rule=plain_mean, group_size=3, bound=1.0, rng=np.random.default_rng(1), partners=1
+    )  # fmt: skip
+    np.testing.assert_allclose(found.value, x.mean(axis=0), atol=1e-6)

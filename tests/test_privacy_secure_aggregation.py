@@ -9,7 +9,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_impl.privacy import seeded
-from fl_impl.privacy.secure_aggregation import Client, Least, SecureAggregationError, Server, Terms, secure_sum
+from fl_impl.privacy.secure_aggregation import (
+    Client,
+    Least,
+    SecureAggregationError,
+    Server,
+    Terms,
+    near_bound,
+    secure_sum,
+    secure_weighted_mean,
+)
 from fl_impl.privacy.secure_aggregation.channel import mailbox_key, sign, unseal
 from fl_impl.privacy.secure_aggregation.client import complaint_body, view_digest
 from fl_impl.privacy.secure_aggregation.frames import pack, pack_numbers, unpack, unpack_numbers
@@ -407,3 +416,24 @@ def test_rounding_is_right_on_average():
     assert np.abs(drawn - entries).max() < grid.step
     off = (drawn - entries).reshape(4, -1).mean(axis=1)
     assert np.abs(off).max() < 6 * grid.step / 2 / math.sqrt(20_000)
+
+
+def test_a_weighted_mean_of_those_who_stay():
+    x, agreed, weights = updates(), terms(), dict(enumerate([0, 1, 5, 2, 2, 3, 100, 7, 1, 1]))
+    mean = secure_weighted_mean(x, weights, agreed, most=100, network=lambda at, i, m: None if (at, i) == ("mask", 3) else m)
+    stay = [i for i in x if i != 3]
+    expected = np.average([x[i] for i in stay], axis=0, weights=[weights[i] for i in stay])
+    np.testing.assert_allclose(mean, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="the weight of client 6 must lie between 0 and 50; got 100"):
+        secure_weighted_mean(x, weights, agreed, most=50)
+    with pytest.raises(ValueError, match="all weights of a secure weighted mean are 0"):
+        secure_weighted_mean(x, dict.fromkeys(x, 0), agreed, most=50)
+
+
+@pytest.mark.parametrize(("peak", "expected"), [(100.0, 100.0), (60.0, 100.0), (3e-5, 100 * 2.0**-21), (0.0, 100 * 2.0**-64)])
+def test_a_bound_near_the_updates(peak, expected):
+    x = {i: np.array([0.0, -peak, peak / 3]) for i in range(5)}
+    bound, sent = near_bound(x, 100.0)
+    assert bound == expected
+    assert bound >= peak
+    assert sent > 0

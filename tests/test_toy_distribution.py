@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 import things_to_add
 import wheel_backend
+
+from fl_impl.aggregators import ALL
+from pytest_fl import verify
 
 ROOT = Path(__file__).parents[1]
 PROJECT = """
@@ -100,6 +104,17 @@ def pytest_of(folder, *arguments):
     (folder / "test_toys.py").write_text(TESTS)
     environment_free = ["-p", "no:cacheprovider", "-p", "no:randomly", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return python(folder, "-m", "pytest", "-q", *environment_free, *arguments)
+
+
+def test_the_page_on_plug_ins_is_true():
+    page = (ROOT / "docs" / "plug_ins.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with ALL.scoped():
+        exec(code, {"__name__": "my_package.rules"})  # the page's own example
+        (row,) = verify("nnm|my_rule", profile="quick", checks=["permutation"]).rows
+        assert row.outcome == "passed"
+        assert ALL.home("my_rule") == "my_package.rules:my_rule"
+    assert f'[project.entry-points."{ALL.group}"]' in page
 
 
 def in_pytest(folder):

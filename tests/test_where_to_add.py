@@ -25,6 +25,7 @@ from fl_impl.compression import resolve as resolve_compression
 from fl_impl.data import dataset, partition
 from fl_impl.data.partitions import deal
 from fl_impl.data.sources import load
+from fl_impl.faults import KINDS, Fault
 from fl_impl.lora import MODES
 from fl_impl.lora.modes import parse
 from fl_impl.privacy import MECHANISMS
@@ -41,6 +42,7 @@ from pytest_fl.plugin import listing
 ROOT = Path(__file__).parents[1]
 REGISTRIES = (
     ALL, PRE, attacks.ALL, CHECKS, AUDITS, ADAPTERS, MECHANISMS, CODECS, MODES, partition, dataset, model, server_optimizer,
+    KINDS,
 )  # fmt: skip
 ROWS = {
     "a rule": "rule",
@@ -56,6 +58,7 @@ ROWS = {
     "a data set": "dataset",
     "a model": "model",
     "a server optimizer": "server_optimizer",
+    "a kind of fault": "fault",
     "a setting of a federation": "setting",
     "a knob": "knob",
 }
@@ -268,6 +271,14 @@ def test_server_optimizer(add):
     step, _ = server_optimizer.bind("toy_optimizer")(np.ones(2), {})
     assert step.tolist() == [0.5, 0.5]
     assert "half of the aggregate." in command_line("list", "server-optimizers")
+
+
+def test_fault(add):
+    add("fault")
+    assert Fault("toy_fault(value=2)", (0,)).effect == "wrong"
+    pytest_fl.survives("coordinate_median", plans=2, rounds=2, kinds=["toy_fault"])
+    with pytest.raises(ValueError, match="did you mean 'toy_fault'"):
+        Fault("toy_falt", (0,))
 
 
 def test_setting(tmp_path):

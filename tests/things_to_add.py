@@ -115,6 +115,16 @@ def toy_optimizer(aggregate, state, *, half=0.5):
     """half of the aggregate."""
     return half * aggregate, {}
 '''
+FAULT = '''
+from dataclasses import replace
+import numpy as np
+from fl_impl.faults import fault
+
+@fault("wrong")
+def toy_fault(update, moment, *, value=1.0):
+    """All numbers are the same."""
+    return replace(update, delta=np.full_like(update.delta, value))
+'''
 SETTING = '''
 import fl_impl.config
 from pydantic import Field

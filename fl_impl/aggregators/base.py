@@ -76,6 +76,18 @@ def unproven(n: int, f: int) -> float:
     return math.inf
 
 
+def everywhere(n: int, f: int) -> bool:
+    """Kappa is attained at every (n, f)."""
+    del n, f
+    return True
+
+
+def nowhere(n: int, f: int) -> bool:
+    """Kappa is not known to be attained at any (n, f)."""
+    del n, f
+    return False
+
+
 @dataclass(frozen=True)
 class Keywords:
     """The keyword-only parameters of a rule: its options, the context that it takes or even needs."""
@@ -115,8 +127,8 @@ class Aggregator:
     claimed_symmetries: frozenset[str] | Callable[..., frozenset[str]] = frozenset()
     """Names in SYMMETRIES, or (*, options) -> such names."""
     source: str = ""
-    exact: bool = False
-    """Whether the worst case attains kappa, so that no smaller constant is true."""
+    claimed_attained: Callable[..., bool] = nowhere
+    """(n, f, *, the options that it depends on) -> whether an input attains kappa(n, f)."""
     keywords: Keywords = NO_KEYWORDS
     options: Mapping[str, Any] = field(default_factory=lambda: NO_OPTIONS)
     weighing: Callable[..., Weights] | None = None
@@ -179,6 +191,16 @@ class Aggregator:
         math.inf where none is proven, or n is too small for f.
         """
         return bind(self.claimed_kappa, self.options)(n, f) if n >= self.min_clients(f) else math.inf
+
+    def attained(self, n: int, f: int) -> bool:
+        """Whether an input attains kappa(n, f), so that no smaller constant is true there."""
+        return math.isfinite(self.kappa(n, f)) and bind(self.claimed_attained, self.options)(n, f)
+
+    @property
+    def exact(self) -> bool:
+        """Whether kappa is attained with one attacker, for some of the smallest admissible numbers of clients."""
+        least = self.min_clients(1)
+        return any(self.attained(n, 1) for n in range(least, least + 6))
 
     def min_clients(self, f: int) -> int:
         """The smallest n at which the rule is defined for f Byzantine clients."""

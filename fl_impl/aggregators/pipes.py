@@ -40,6 +40,12 @@ IDENTITY: Final = Aggregator("identity", lambda x, f: x)  # noqa: ARG005  # rule
 """The matrix as it is: a pre-aggregator before it shows what comes out."""
 
 
+def never_attained(inner: Callable[[int, int], float], n: int, f: int) -> bool:
+    """The coefficient of the composition is not known to be attained, whatever the rule after it."""
+    del inner, n, f
+    return False
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PreAggregator:
     """`transform(updates: (n, d), f) -> (n', d)`, and how it changes the claims of the rule after it.
@@ -66,6 +72,8 @@ class PreAggregator:
     mixing: Callable[..., npt.NDArray[np.float64]] | None = None
     """(n, f, geometry: () -> Geometry, *, options, context) -> (n', n) matrix M with rows that sum to 1, where the
     output is M x with a matrix that distances alone decide, if anything."""
+    composed_attained: Callable[..., bool] = never_attained
+    """(inner, n, f, *, options) -> whether an input attains the kappa of the composition."""
 
     def __post_init__(self) -> None:
         """Let help() show what the transform says of itself."""
@@ -116,6 +124,7 @@ def piped(before: PreAggregator, after: Aggregator) -> Aggregator:
         lambda f: bind(before.composed_min_clients, before.options)(after.min_clients(f), f),
         _kept(before, after),
         "; ".join(filter(None, (before.source, after.source))),
+        lambda n, f: bind(before.composed_attained, before.options)(after.kappa, n, f),
         keywords=_joined(before.keywords, after.keywords),
         weighing=_weighing(before, after),
         by_columns=_by_columns(before, after),
@@ -149,6 +158,10 @@ def chained(first: PreAggregator, second: PreAggregator) -> PreAggregator:
         composed = bind(second.composed_kappa, second.options)
         return bind(first.composed_kappa, first.options)(lambda m, g: composed(inner, m, g), n, f)
 
+    def attained(inner: Callable[[int, int], float], n: int, f: int) -> bool:
+        composed = bind(second.composed_kappa, second.options)
+        return bind(first.composed_attained, first.options)(lambda m, g: composed(inner, m, g), n, f)
+
     def min_clients(needed: int, f: int) -> int:
         needed = bind(second.composed_min_clients, second.options)(needed, f)
         return bind(first.composed_min_clients, first.options)(needed, f)
@@ -164,6 +177,7 @@ def chained(first: PreAggregator, second: PreAggregator) -> PreAggregator:
         _joined(first.keywords, second.keywords),
         equalises=first.equalises or second.equalises,
         mixing=mixing if first.mixing and second.mixing else None,
+        composed_attained=attained,
     )
 
 

@@ -12,11 +12,13 @@ from fl_impl.aggregators.base import (
     Aggregator,
     Keywords,
     Weights,
+    everywhere,
     honest_majority,
+    nowhere,
     unproven,
 )
 from fl_impl.aggregators.kernels import combine, combine_rows
-from fl_impl.aggregators.pipes import PreAggregator
+from fl_impl.aggregators.pipes import PreAggregator, never_attained
 from fl_impl.aggregators.ranks import Ranks, mean_of_ranks
 from fl_impl.aggregators.screening import measured
 from fl_impl.common import specs
@@ -49,7 +51,7 @@ def aggregator(
     min_clients: Callable[..., int] = honest_majority,
     symmetries: frozenset[str] | set[str] | Callable[..., frozenset[str]] = frozenset(),
     source: str = "",
-    exact: bool = False,
+    exact: bool | Callable[..., bool] = False,
     selective: bool = False,
     defended: bool = True,
     weighing: Callable[..., Weights] | None = None,
@@ -61,6 +63,7 @@ def aggregator(
     by="distances": it is `weigh(geometry, f, *, options) -> (n,)`, the weights of the updates in the result.
     by="ranks": it is `ranks(n, f, *, options) -> (low, high)`; the result is, in each coordinate, the mean of the
     sorted values number low to high - 1. Or -> (low, high, keep): the mean of the `keep` values nearest to that mean.
+    exact: whether an input attains kappa, or (n, f, *, options) -> whether one does there.
     Claims that depend on options are functions that take those by keyword. `selective`, `defended`, `weighing` and
     `by_columns` are as in Aggregator.
     """
@@ -68,8 +71,9 @@ def aggregator(
     def register(function: Callable[..., Any]) -> Aggregator:
         rule = {"updates": lambda plain: plain, "distances": _combining, "ranks": _averaging_ranks}[by](function)
         claimed = symmetries if callable(symmetries) else frozenset(symmetries)
+        attained = exact if callable(exact) else everywhere if exact else nowhere
         made = Aggregator(
-            function.__name__, rule, kappa, min_clients, claimed, source, exact, Keywords.of(function),
+            function.__name__, rule, kappa, min_clients, claimed, source, attained, Keywords.of(function),
             weighing=function if by == "distances" else weighing, ranks=function if by == "ranks" else None,
             by_columns=by_columns,
             selective=selective, defended=defended,
@@ -87,6 +91,7 @@ def pre_aggregator(
     kappa: Callable[..., float],
     preserves: frozenset[str] | set[str],
     source: str,
+    exact: Callable[..., bool] = never_attained,
     equalises: bool = False,
     output_clients: Callable[..., int] = lambda n: n,
     min_clients: Callable[..., int] = lambda needed, f: max(honest_majority(f), needed),
@@ -97,14 +102,15 @@ def pre_aggregator(
     by="mixing": it is `mixing(n, f, geometry: () -> Geometry, *, options, context) -> (n', n)`, a matrix with rows that
     sum to 1; the output is that matrix times x. `geometry()` costs a pass over x, which a function that mixes blindly
     saves.
-    `kappa(inner, n, f, *, options)` is the coefficient of the composition with a rule whose own is inner(n', f).
+    `kappa(inner, n, f, *, options)` is the coefficient of the composition with a rule whose own is inner(n', f), and
+    `exact(inner, n, f, *, options)` whether an input attains it.
     """
 
     def register(function: Callable[..., Any]) -> PreAggregator:
         made = PreAggregator(
             function.__name__, _mixed(function) if by == "mixing" else function, kappa, frozenset(preserves), source,
             output_clients, min_clients, Keywords.of(function), equalises=equalises,
-            mixing=function if by == "mixing" else None,
+            mixing=function if by == "mixing" else None, composed_attained=exact,
         )  # fmt: skip
         _check_names(made.preserves)
         PRE.enter(made.name, made, function)

@@ -27,6 +27,11 @@ class PowerSGD(Usual):
     name: ClassVar[str] = "power_sgd"
     rank: int = 4
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a rank that is no number from 1: it would send nothing."""
+        if not isinstance(self.rank, int) or self.rank < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # read from a spec
+            raise ValueError(f"expected a rank of at least 1, e.g. power_sgd(rank=4); got {self.rank!r}")
+
     def shape(self, d: int) -> tuple[int, int]:
         """(rows, columns) of the matrix that d entries fill row by row, zeros after."""
         columns = math.isqrt(d)

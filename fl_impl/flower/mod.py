@@ -15,8 +15,8 @@ from flwr.supercore import log
 from fl_impl.aggregators import resolve as resolve_rule
 from fl_impl.attacks import resolve
 from fl_impl.clients import ClientUpdate
+from fl_impl.common.counts import floor_of
 from fl_impl.common.randomness import generator
-from fl_impl.config import byzantine_count
 from fl_impl.flower.decoder import packed, unpacked
 from fl_impl.flower.records import Floats, Form, form_of
 
@@ -182,7 +182,7 @@ class Saboteur:
 def byzantine_clients(fraction: float, population: int, seed: int) -> list[int]:
     """Who attacks: floor(fraction n) of n, the same ones as `FLConfig(attack_fraction=fraction)` draws."""
     drawn = generator(seed, "attackers").permutation(population)
-    return sorted(drawn[: byzantine_count(fraction, population)].tolist())
+    return sorted(drawn[: floor_of(fraction, population)].tolist())
 
 
 def round_of(message: Message) -> int:

@@ -13,8 +13,8 @@ from flwr.serverapp.strategy import FedAvg, Result
 from flwr.supercore import log
 
 from fl_impl.aggregators import resolve
+from fl_impl.common.counts import tolerated
 from fl_impl.common.randomness import generator
-from fl_impl.config import byzantine_count
 from fl_impl.flower.pulling import Patient
 from fl_impl.flower.records import Floats, form_of
 from fl_impl.flower.replies import STATISTICS, Model, Sound, admitted, count, first_model, medians
@@ -28,7 +28,9 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
 
     aggregator: a spec such as "nnm|trimmed_mean" or "krum", an Aggregator, or a function (updates (n, d), f) -> (d,).
     byzantine_fraction: f = floor(byzantine_fraction times the nodes that were asked), computed exactly, however many
-    reply. keywords: those of `flwr.serverapp.strategy.FedAvg`.
+    reply, and of the most nodes that a round has asked: those that die and leave Flower's list do not lower it.
+    sample_tolerance: where only some nodes are asked (fraction_train below 1), f is the least number, and no less than
+    that, that a sample exceeds with at most this probability. keywords: those of `flwr.serverapp.strategy.FedAvg`.
 
     The floating point arrays are one vector, that of the rule. Arrays of integers and bool, such as counters of batches,
     are aggregated by their coordinate-wise (lower) median, and so are, by the midpoint, floating point arrays whose names
@@ -49,6 +51,7 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         aggregator: Any = "nnm|trimmed_mean",
         *,
         byzantine_fraction: float = 0.2,
+        sample_tolerance: float | None = None,
         statistics: Iterable[str] = STATISTICS,
         exclude: Iterable[str] = (),
         seed: int = 0,
@@ -58,13 +61,17 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         super().__init__(**given)
         if not 0 <= byzantine_fraction < 1:
             raise ValueError(f"byzantine_fraction is the share to tolerate, from 0 to below 1; got {byzantine_fraction}")
+        if sample_tolerance is not None and not 0 <= sample_tolerance < 1:
+            raise ValueError(f"sample_tolerance is a probability, from 0 to below 1; got {sample_tolerance}")
         self.rule: Aggregator = resolve(aggregator)
-        self.byzantine_fraction, self.seed = byzantine_fraction, seed
+        self.byzantine_fraction, self.sample_tolerance, self.seed = byzantine_fraction, sample_tolerance, seed
         self.statistics, self.exclude = patterns("statistics", statistics), patterns("exclude", exclude)
         self.rejected: dict[int, dict[int, str]] = {}
         """Round -> node -> why its reply was not used."""
         self._model: Model | None = None
         self._messages: list[Message] = []
+        self._population: int | None = None
+        self._most = 0
         self._previous: Floats | None = None
         self._history: dict[int, Floats] = {}
 
@@ -76,6 +83,7 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         """As FedAvg, remembering what is sent to whom. Raises ValueError for arrays that are not plain numbers."""
         self._model = Model(form_of(arrays), arrays, self.statistics, self.exclude)
         self._messages = list(super().configure_train(server_round, arrays, config, grid))
+        self._population = len(list(grid.get_node_ids()))
         return self._messages
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -88,7 +96,8 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         self.rejected[server_round] = rejected
         for node, reason in rejected.items():
             log(WARNING, "round %s: the reply of node %s is not used: %s", server_round, node, reason)
-        f = byzantine_count(self.byzantine_fraction, len(sound) + len(rejected))
+        self._most = max(self._most, len(sound) + len(rejected))
+        f = tolerated(self.byzantine_fraction, self._most, self._population, self.sample_tolerance)
         needed = max(1, self.rule.min_clients(f))
         if len(sound) < needed:
             told = server_round, len(sound), self.rule.spec, needed, f

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
@@ -27,10 +27,17 @@ from fl_impl.rounds.attackers import Attackers
 
 if TYPE_CHECKING:
     from fl_impl.lora.factors import Factors
+    from fl_impl.privacy.ledger import Ledger
     from fl_impl.privacy.protection import Protection
 
 HELD_OUT = "held-out loss of "
 """Before a client's name in `FLMetrics.clients`: its losses before the first round and after each."""
+
+
+LEDGER: Final = "privacy.ledger"
+"""The file of a saved adapter with its private releases."""
+EXPOSED: Final = "privacy.none"
+"""The file of a saved adapter that was also fitted without privacy."""
 
 
 class LoRAFLAdapter:
@@ -63,6 +70,9 @@ class LoRAFLAdapter:
         )  # fmt: skip
         self.seed = seed
         self.metrics = FLMetrics()
+        self.ledger: Ledger | None = None
+        """Every private release about the clients of all fits, those before `save` too; None where there was none."""
+        self._exposed = False
         self._adapted = adapt(base, rank, alpha, target_modules, device=device, gradient_checkpointing=gradient_checkpointing)
         self._adapted.model.to(device)
         self._state = State(initial(self._adapted.shapes, rank, generator(seed, "initial")))
@@ -106,8 +116,10 @@ class LoRAFLAdapter:
         Raises ValueError for a contradiction among these, and where too few sound updates remain.
         """
         mode, rule = parse(aggregation)
-        if dp_epsilon is not None and self._state.round:
-            raise ValueError("this adapter was fitted before, and a budget covers all rounds: make a new LoRAFLAdapter for it")
+        if dp_epsilon is not None and self._exposed:
+            raise ValueError(
+                "this adapter was fitted before without privacy, which no budget covers: make a new LoRAFLAdapter for it"
+            )
         guard = guarded(
             rounds=rounds, clients=len(clients), rule=rule.spec, robust=rule.spec != "mean", epsilon=dp_epsilon, delta=dp_delta,
             mechanism=dp_mechanism, clip_bound=dp_clip, noise_seed=dp_seed, compression=compression,
@@ -118,7 +130,11 @@ class LoRAFLAdapter:
         fraction = byzantine_fraction if attack_fraction is None else attack_fraction
         attackers = Attackers() if attack is None else Attackers(resolve_attack(attack), fraction, seed=self.seed)
         given = None if ranks is None else tuple(ranks)
-        plan = Plan(mode, rule, recipe, space, byzantine_fraction, attackers, given, guard)
+        private = guard is not None and guard.budget is not None
+        self._exposed = self._exposed or not private
+        ledger = self._ledger() if private else None
+        run, before = ledger.next_run() if ledger is not None else "", self._state.round
+        plan = Plan(mode, rule, recipe, space, byzantine_fraction, attackers, given, guard, ledger, run, before)
         check_plan(plan, clients, self._adapted.rank)
         self._describe(plan, clients, aggregation)
         for _ in range(rounds):
@@ -126,6 +142,7 @@ class LoRAFLAdapter:
             self._synchronise()
             result = replace(result, global_loss=self._note(clients, recipe).loss)
             self.metrics.rounds.append(result)
+            self.metrics.ledger = () if self.ledger is None else self.ledger.plain
             if on_round is not None:
                 on_round(result)
         return self.metrics
@@ -140,9 +157,15 @@ class LoRAFLAdapter:
     def save(self, folder: str | Path) -> Path:
         """Write adapter_config.json and adapter_model.safetensors, which PeftModel.from_pretrained(base, folder) takes.
 
-        What fedex and flora added to the base weights is in it too, so its rank may be greater than that in training.
+        What fedex and flora added to the base weights is in it too, so its rank may be greater than that in training. The
+        ledger of private fits lies beside it, and counts when the folder is loaded and fitted again.
         """
-        return write_folder(Path(folder), self._adapted, self.adapter)
+        written = write_folder(Path(folder), self._adapted, self.adapter)
+        if self.ledger is not None:
+            self.ledger.copied(written / LEDGER)
+        if self._exposed:
+            (written / EXPOSED).touch()
+        return written
 
     @classmethod
     def load(cls, folder: str | Path, base_model: Any = None, **options: Any) -> LoRAFLAdapter:
@@ -154,6 +177,9 @@ class LoRAFLAdapter:
         base = config["base_model_name_or_path"] if base_model is None else base_model
         made = cls(base, config["r"], config["lora_alpha"], config["target_modules"], **options)
         made._state.adapter = read_factors(Path(folder), made._adapted)
+        made._exposed = (Path(folder) / EXPOSED).exists()
+        if (Path(folder) / LEDGER).exists():
+            made.ledger = made._ledger().open(Path(folder) / LEDGER).detached()
         made._synchronise()
         return made
 
@@ -174,6 +200,13 @@ class LoRAFLAdapter:
             return state.adapter
         both = state.drift.beside(state.adapter)
         return refactored(stack(both, np.ones(len(both))))
+
+    def _ledger(self) -> Ledger:
+        """The ledger of all fits."""
+        from fl_impl.privacy.ledger import Ledger  # noqa: PLC0415  # it brings SciPy
+
+        self.ledger = Ledger() if self.ledger is None else self.ledger
+        return self.ledger
 
     def _synchronise(self) -> None:
         """Put the server's adapter into the model."""

@@ -28,6 +28,7 @@ from fl_impl.rounds.transport import combine, deliver, plain_bytes
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.lora.modes import Merged, Mode, Trains
+    from fl_impl.privacy.ledger import Ledger
     from fl_impl.privacy.protection import Protection
 
 Space = Literal["product", "factors"]
@@ -48,6 +49,12 @@ class Plan:
     """Of each client; the server's where not given."""
     guard: Protection | None = None
     """What stands between the updates and the server: privacy, compression, secure sums. Of the trained factors alone."""
+    ledger: Ledger | None = None
+    """Of all releases about these clients, where the fit is private."""
+    run: str = ""
+    """The name of this fit in the ledger."""
+    rounds_before: int = 0
+    """Of earlier fits."""
 
     @property
     def summed(self) -> bool:
@@ -93,7 +100,7 @@ def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan
     which is one too, before a round that the budget does not cover.
     """
     began, number, n = time.perf_counter(), state.round + 1, len(clients)
-    epsilon = plan.guard.authorize(number) if plan.guard else None
+    epsilon = plan.guard.authorize(number - plan.rounds_before, plan.ledger, plan.run) if plan.guard else None
     starts, trains = begin(adapted, state, plan, n, number), plan.mode.trains(number)
     d, f = starts.shape[1], tolerated(plan.byzantine_fraction, n)
     byzantine = plan.attackers.among(range(n), n, number)
@@ -102,8 +109,10 @@ def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan
     honest, own = trained.parted(byzantine)
     messages = plan.attackers.messages(honest, own, number, state.memory)
     sent = joined([honest, masked(messages, adapted, trains)])
+    enter(plan, number, local=True)
     arrived, bytes_up = delivered(adapted.trained(trains), state, sent, plan, number)
     check_quorum(plan.rule, len(arrived.ids), n, f, arrived.rejected, where=f"round {number}")
+    enter(plan, number, local=False)
     done = aggregate(adapted, state, starts, arrived, plan, f, byzantine)
     advance(adapted, state, done.merged)
     return RoundResult(
@@ -113,6 +122,13 @@ def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan
         noise=plan.guard.source if plan.guard else "", deviation=done.deviation, f=f,
         train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan, seconds=time.perf_counter() - began,
     )  # fmt: skip
+
+
+def enter(plan: Plan, number: int, *, local: bool) -> None:
+    """Write the release of a round into the ledger before anything of it is shown: clients' noise, or the server's."""
+    guard = plan.guard
+    if plan.ledger is not None and guard and guard.mechanism and guard.mechanism.local == local:
+        guard.enter(number - plan.rounds_before, plan.ledger, plan.run)
 
 
 def residual_bytes(merged: Merged) -> int:

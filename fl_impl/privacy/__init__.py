@@ -3,7 +3,7 @@
 from fl_impl.privacy.accounting import Budget, PrivacyBudgetError, calibrate, spent_epsilon
 from fl_impl.privacy.analytic import gaussian_delta, gaussian_epsilon, gaussian_noise
 from fl_impl.privacy.clipping import clip, l2_norm
-from fl_impl.privacy.ftrl import ToeplitzFTRL
+from fl_impl.privacy.ftrl import BandedFTRL
 from fl_impl.privacy.mechanisms import MECHANISMS, AdaptiveGaussian, Gaussian, LocalGaussian, Mechanism, Release
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, seeded
 from fl_impl.privacy.sampling import cyclic_sample, poisson_sample
@@ -12,6 +12,7 @@ __all__ = [
     "MECHANISMS",
     "OPERATING_SYSTEM",
     "AdaptiveGaussian",
+    "BandedFTRL",
     "Budget",
     "Gaussian",
     "LocalGaussian",
@@ -19,7 +20,6 @@ __all__ = [
     "PrivacyBudgetError",
     "Randomness",
     "Release",
-    "ToeplitzFTRL",
     "calibrate",
     "clip",
     "cyclic_sample",

@@ -8,10 +8,13 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from fl_impl.privacy.analytic import gaussian_noise
+from fl_impl.privacy.ledger import Entry, Ledger
 from fl_impl.privacy.losses import Releases, composed_epsilon
 
 NEAR: Final = 5e-4
 """Relative: how near `calibrate` comes to the least noise."""
+ROUNDING: Final = 2e-3
+"""Relative: how far the bound of epsilon may be above the truth."""
 LEAST_NOISE: Final = 0.01
 """The noise multiplier below which `calibrate` looks for none."""
 
@@ -74,16 +77,29 @@ class Budget:
             raise ValueError(f"epsilon must be positive and finite; got {self.epsilon}")
         _check(self.delta, self.sampling, 0)
 
-    def authorize(self, mechanism: Accounted, round_number: int) -> float:
-        """The epsilon that will be spent once round number `round_number` (from 1) is released.
+    def authorize(
+        self, mechanism: Accounted, round_number: int, ledger: Ledger | None = None, *, rounds: int = 0, run: str = ""
+    ) -> float:
+        """The epsilon that will be spent, by all that the ledger holds, once round `round_number` (from 1) is released.
 
+        Without a ledger, by the rounds of this mechanism alone. rounds: how many the noise was calibrated for.
         Asked before the round. Raises PrivacyBudgetError where the round may not run.
         """
-        spent = mechanism.spent(round_number, self)
-        if spent > self.epsilon * (1 + 1e-9):
+
+        def entries(numbers: range) -> list[Entry]:
+            return [mechanism.entry(number, self, run) for number in numbers]
+
+        before = Ledger(entries(range(1, round_number))) if ledger is None else ledger
+        most = self.epsilon * (1 + 1e-9)
+        spent = before.epsilon(self.delta, entries(range(round_number, round_number + 1)))
+        if most < spent < self.epsilon * (1 + ROUNDING) and round_number <= rounds:
+            # Within the rounding of a grid: all planned rounds cost no less than this one, and may be known more closely.
+            spent = min(spent, before.epsilon(self.delta, entries(range(round_number, rounds + 1))))
+        if spent > most:
             raise PrivacyBudgetError(
                 f"round {round_number} would bring the spent epsilon to {spent:.4g} of a budget of {self.epsilon:.4g} "
-                f"at delta={self.delta:g}. Stop here, or calibrate for more rounds, with more noise from the first on"
+                f"at delta={self.delta:g}, by {len(before)} releases so far. Stop here, or calibrate for more rounds, with "
+                "more noise from the first on"
             )
         return spent
 
@@ -91,8 +107,8 @@ class Budget:
 class Accounted(Protocol):
     """A mechanism whose cost is known."""
 
-    def spent(self, rounds: int, budget: Budget) -> float:
-        """The epsilon at budget.delta of so many rounds under budget.sampling."""
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """What a ledger is told of a round."""
         ...
 
 

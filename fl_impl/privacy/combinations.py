@@ -37,7 +37,7 @@ def check_combination(
             'median of those that keep 10 % keeps 4 % of the norm). Use "ef21|top_k", or "rand_k" with its shared mask',
             stacklevel=2,
         )
-    return tuple(_notes(robust=robust, kind=kind, compression=compression, secure=secure))
+    return tuple(_notes(robust=robust, kind=kind, compression=compression, secure=secure, grouped=grouped))
 
 
 def _rule_without_updates(rule: str, *, robust: bool, secure: bool, grouped: bool) -> str | None:
@@ -84,7 +84,7 @@ def _sum_of_messages(compression: Compression, *, secure: bool) -> str | None:
     return None
 
 
-def _notes(*, robust: bool, kind: type[Mechanism] | None, compression: Compression, secure: bool) -> list[str]:
+def _notes(*, robust: bool, kind: type[Mechanism] | None, compression: Compression, secure: bool, grouped: bool) -> list[str]:
     notes = list[str]()
     if kind is not None and kind.local:
         notes.append(
@@ -104,7 +104,24 @@ def _notes(*, robust: bool, kind: type[Mechanism] | None, compression: Compressi
     if kind is not None and secure:
         notes.append(
             "The server sees who takes part: all clients do, and the budget is accounted without amplification by sampling. "
-            "The noise is that of the fewest that may remain; corrupt clients can subtract their own share of it."
+            "The noise is that of the fewest honest clients that may remain, after those that may side with the server, a "
+            "tenth, took off their shares of it."
+        )
+    if secure:
+        notes.append(
+            "A secure mean is unweighted: each client counts once, whatever the number of its samples, which the server "
+            "does not see."
+        )
+    if secure and kind is None and not grouped:
+        notes.append(
+            "The grid of a secure sum follows the updates: by another secure sum the server learns how many clients have a "
+            "greatest entry within which power of two."
+        )
+    if secure and grouped:
+        notes.append(
+            "The server learns the sum of each group. In a group of two it reads one member's update if the other tells it "
+            "its own, and fresh groups in every round narrow down everybody's typical update within few rounds: make groups "
+            "as large as the rule allows."
         )
     if secure:
         notes.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 if TYPE_CHECKING:
     from fl_impl.privacy.accounting import Budget
 
+BATCH_NORMS: Final = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -37,8 +38,10 @@ def dp_sgd(
     loss is (outputs, targets) -> mean over the examples. mechanism is `Gaussian.calibrated(budget, rounds=all steps of the
     run, clip_bound=C, clients=n)`: what is hidden is one example, from whoever sees the model. Returns the epsilon that
     all steps so far, `steps_before` and these, have spent. Abadi et al. 2016 (arXiv 1607.00133), Algorithm 1.
-    Raises PrivacyBudgetError before a step that the budget does not cover, ModuleNotFoundError without opacus.
+    Raises PrivacyBudgetError before a step that the budget does not cover, ValueError for a layer in which examples of a
+    batch affect each other, ModuleNotFoundError without opacus.
     """
+    check_layers(model)
     wrapped = require("opacus", extra="opacus").GradSampleModule(model, loss_reduction="mean")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     spent = 0.0
@@ -52,6 +55,22 @@ def dp_sgd(
     finally:
         wrapped.to_standard_module()
     return spent
+
+
+def check_layers(model: torch.nn.Module) -> None:
+    """Raise ValueError for a layer through which one example changes the gradients of others: clipping does not bound that.
+
+    That is batch normalisation in any form, also without running statistics, and whatever else opacus knows to be so.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, BATCH_NORMS):
+            raise ValueError(  # noqa: TRY004  # it is the value of a layer that cannot be trained so
+                f"{type(module).__name__} ({name or 'the model'}) normalises by the whole batch, so one example moves the "
+                "gradients of all others: use GroupNorm, or opacus.validators.ModuleValidator.fix(model)"
+            )
+    problems = require("opacus.validators", extra="opacus").ModuleValidator.validate(model, strict=False)
+    if problems:
+        raise ValueError(f"the model cannot be trained with one gradient an example: {problems[0]}")
 
 
 def example_gradients(

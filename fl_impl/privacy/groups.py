@@ -43,6 +43,7 @@ def grouped_secure_aggregate(
     noise_std: float = 0.0,
     randomness: Randomness = OPERATING_SYSTEM,
     network: Network = honest_network,
+    partners: int = 0,
 ) -> GroupedAggregate:
     """rule over the means of random groups of (n, d) updates with entries in [-bound, bound], each mean by a secure sum.
 
@@ -50,12 +51,16 @@ def grouped_secure_aggregate(
     spread about the mean 1 / group_size times as far (in square): bucketing, with the bucket's sum hidden. SHARE,
     Velicheti, Xia & Koyejo 2021 (arXiv 2110.02940). A group below its minimum of clients is lost.
     With noise_std = z C each group's sum, not the whole, carries that noise: privacy holds by parallel composition.
-    Raises ValueError where fewer than 4 f groups would be made, or remain.
+    `partners`: how many clients may side with a curious server; all of them may be in one group, whose sum must then be of two
+    others or more. A group of two protects nobody from the other one. Raises ValueError where fewer than 4 f groups would
+    be made, or remain, or groups are too small for the partners.
     """
-    groups = deal(len(updates), f=f, group_size=group_size, rng=rng)
+    groups = deal(len(updates), f=f, group_size=group_size, rng=rng, partners=partners)
     means, lost, size = list[npt.NDArray[np.float64]](), list[int](), 0
     for number, members in enumerate(groups):
-        terms = Terms.agreed(clients=len(members), length=updates.shape[1], bound=bound, noise_std=noise_std)
+        corrupt = max(partners, len(members) // 10)
+        length = updates.shape[1]
+        terms = Terms.agreed(clients=len(members), length=length, bound=bound, noise_std=noise_std, corrupt=corrupt)
         try:
             summed = secure_sum({i: updates[i] for i in members}, terms, network=network, randomness=randomness)
         except SecureAggregationError:
@@ -67,11 +72,17 @@ def grouped_secure_aggregate(
     return GroupedAggregate(np.asarray(rule(np.stack(means), f=f)), groups, tuple(lost), size)
 
 
-def deal(n: int, *, f: int, group_size: int, rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
+def deal(n: int, *, f: int, group_size: int, rng: np.random.Generator, partners: int = 0) -> tuple[tuple[int, ...], ...]:
     """n clients at random in floor(n / group_size) groups whose sizes differ by at most one.
 
-    Raises ValueError for groups of one, where a sum hides nothing, and for fewer than 4 f groups.
+    Raises ValueError for groups of one, where a sum hides nothing, for groups that `partners` of a curious server leave with
+    fewer than two others, and for fewer than 4 f groups.
     """
+    if partners and group_size < 2 * partners + 1:
+        raise ValueError(
+            f"in a group of {group_size}, {partners} that side with a curious server read too much of the others: take "
+            f"groups of {2 * partners + 1} or more, or trust all clients not to tell the server what they know"
+        )
     if not 2 <= group_size <= n:
         raise ValueError(f"a group of one has no sum to hide in: take 2 to n={n} clients; got {group_size}")
     count = n // group_size

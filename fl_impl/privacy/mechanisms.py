@@ -18,7 +18,8 @@ from fl_impl.privacy.accounting import Budget, calibrate, spent_epsilon
 from fl_impl.privacy.analytic import gaussian_epsilon, gaussian_noise
 from fl_impl.privacy.clipping import check_bound, clip, shorten
 from fl_impl.privacy.fixed_point import FixedPoint
-from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, discrete_gaussian, normal
+from fl_impl.privacy.ledger import Entry
+from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness, discrete_gaussian
 from fl_impl.privacy.sampling import poisson_sample
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 Vector = npt.NDArray[np.float64]
 GRID_BITS: Final = 30
-"""The central sum is taken in steps of clip_bound / 2^30, and its noise in whole steps."""
+"""Sums are taken in steps of clip_bound / 2^30, and noise in whole steps: in coarser ones where it is very long."""
+LARGEST_SIGMA: Final = 2.0**47
+"""In grid steps: below this, noise and sums are exact in 64 bits, and in float64."""
+COUNT_BITS: Final = 20
+"""A count gets its noise in steps of 2^-20."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,8 @@ class Mechanism(Protocol):
     """Whether the noise is that of a sum, which a trusted server or secure aggregation takes."""
     divisible: ClassVar[bool]
     """Whether the clients of a secure sum can add the noise together, in discrete shares."""
+    correlated: ClassVar[bool]
+    """Whether the noise of a round depends on that of rounds before: then all rounds are one release."""
 
     @property
     def clip_bound(self) -> float:
@@ -73,12 +80,20 @@ class Mechanism(Protocol):
         """With the least noise for that many rounds of `clients` clients within the budget."""
         ...
 
+    def advice(self, budget: Budget) -> str:
+        """Why another mechanism would do better, as a sentence; empty where none is known to."""
+        ...
+
     def start(self) -> Any:
         """The state before the first round."""
         ...
 
     def spent(self, rounds: int, budget: Budget) -> float:
         """The epsilon at budget.delta of so many rounds under budget.sampling."""
+        ...
+
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """What a ledger is told of a round, before it is released."""
         ...
 
     def sample(
@@ -102,6 +117,12 @@ class Central:
     local: ClassVar[bool] = False
     accounted: ClassVar[bool] = True
     divisible: ClassVar[bool] = False
+    correlated: ClassVar[bool] = False
+
+    def advice(self, budget: Budget) -> str:
+        """None is known to do better."""
+        del budget
+        return ""
 
     def privatize(self, update: Any, randomness: Randomness = OPERATING_SYSTEM) -> Any:
         """The update as it is: the server clips it and adds the noise."""
@@ -156,6 +177,10 @@ class Gaussian(Central):
             noise_multiplier=self.noise_multiplier, delta=budget.delta, sampling=budget.sampling, rounds=rounds
         )
 
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """One sum with noise z, of clients sampled with budget.sampling."""
+        return Entry("gaussian", round_number, self.noise_multiplier, budget.sampling, run=run)
+
     def sample(
         self, clients: int, round_number: int, budget: Budget, randomness: Randomness = OPERATING_SYSTEM
     ) -> tuple[int, ...]:
@@ -166,8 +191,8 @@ class Gaussian(Central):
     def release(self, updates: Any, state: None = None, randomness: Randomness = OPERATING_SYSTEM) -> tuple[Release, None]:
         """The noisy mean of (m, d) updates, m >= 0. Raises ValueError for a NaN or infinite entry."""
         rows = as_rows(updates)
-        grid = FixedPoint(self.clip_bound / 2**GRID_BITS, 2**GRID_BITS)
-        total = discrete_gaussian(randomness, rows.shape[1:], self.noise_multiplier * 2**GRID_BITS)
+        grid, sigma = noise_grid(self.clip_bound, self.noise_multiplier)
+        total = discrete_gaussian(randomness, rows.shape[1:], sigma)
         clipped = 0
         for row in rows:
             short, was_longer = shorten(row, self.clip_bound)
@@ -229,6 +254,10 @@ class AdaptiveGaussian(Central):
         """As `Gaussian.spent`: sum and count together cost what z alone would."""
         return Gaussian(self.clip_bound, self.noise_multiplier, self.expected_clients).spent(rounds, budget)
 
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """Sum and count together, as one sum with noise z."""
+        return Entry("adaptive", round_number, self.noise_multiplier, budget.sampling, run=run)
+
     def sample(
         self, clients: int, round_number: int, budget: Budget, randomness: Randomness = OPERATING_SYSTEM
     ) -> tuple[int, ...]:
@@ -245,8 +274,8 @@ class AdaptiveGaussian(Central):
         rows = as_rows(updates)
         released, _ = inner.release(rows, None, randomness)
         within = len(rows) - released.clipped
-        noise = self.sigma_count * float(normal(randomness, (1,))[0])
-        share = (within - len(rows) / 2 + noise) / self.expected_clients + 0.5
+        noise = float(discrete_gaussian(randomness, (1,), self.sigma_count * 2**COUNT_BITS)[0]) / 2**COUNT_BITS
+        share = (within - len(rows) / 2 + noise) / self.expected_clients + 0.5  # halves of a count and noise on one grid
         return released, bound * math.exp(-self.rate * (share - self.quantile))
 
 
@@ -256,12 +285,14 @@ class LocalGaussian:
     """Local DP: each client sends clip(x_i, C) + N(0, (s C)^2 I), and the server, which need not be trusted, averages.
 
     Neighbours are any two updates of one client, up to 2 C apart. `noise_multiplier` is s, by the analytic Gaussian
-    mechanism: Balle & Wang 2018 (arXiv 1805.06530), Algorithm 1, valid for every epsilon.
+    mechanism: Balle & Wang 2018 (arXiv 1805.06530), Algorithm 1, valid for every epsilon. Update and noise are integers,
+    multiples of a public step, as in `Gaussian`.
     """
 
     local: ClassVar[bool] = True
     accounted: ClassVar[bool] = False
     divisible: ClassVar[bool] = False
+    correlated: ClassVar[bool] = False
     expected_clients: ClassVar[float] = 1.0
 
     clip_bound: float
@@ -281,10 +312,21 @@ class LocalGaussian:
         """The epsilon at budget.delta of a client that took part in every round: the server sees who is sampled."""
         return gaussian_epsilon(2 * math.sqrt(rounds) / self.noise_multiplier, budget.delta)
 
+    def advice(self, budget: Budget) -> str:
+        """None needs no trust in the server."""
+        del budget
+        return ""
+
     def privatize(self, update: Any, randomness: Randomness = OPERATING_SYSTEM) -> Vector:
         """What one client sends in place of its (d,) update."""
         short = clip(update, self.clip_bound)
-        return short + self.noise_multiplier * self.clip_bound * normal(randomness, short.shape)
+        grid, sigma = noise_grid(self.clip_bound, self.noise_multiplier)
+        return grid.decode(grid.encode(short) + discrete_gaussian(randomness, short.shape, sigma))
+
+    def entry(self, round_number: int, budget: Budget, run: str = "") -> Entry:
+        """A client in every round, whose updates may be 2 C apart: noise s / 2 in units of that distance."""
+        del budget
+        return Entry("local", round_number, self.noise_multiplier / 2, 1.0, run=run)
 
     def sample(
         self, clients: int, round_number: int, budget: Budget, randomness: Randomness = OPERATING_SYSTEM
@@ -304,6 +346,20 @@ class LocalGaussian:
             clipped += shorten(row, self.clip_bound)[1]
         std = self.noise_multiplier * self.clip_bound / math.sqrt(len(rows))
         return Release(value, std, self.clip_bound, clipped, randomness.source), state
+
+
+def noise_grid(clip_bound: float, noise_multiplier: float, bits: int = GRID_BITS) -> tuple[FixedPoint, float]:
+    """The grid of sums and noise, of step clip_bound / 2^bits or coarser, and the deviation of the noise in its steps.
+
+    Raises ValueError for a noise multiplier that is not positive and finite.
+    """
+    if not 0 < noise_multiplier < math.inf:
+        raise ValueError(f"the noise multiplier must be positive and finite; got {noise_multiplier}")
+    fitting = math.floor(math.log2(LARGEST_SIGMA / noise_multiplier))
+    if fitting < 1:
+        raise ValueError(f"noise of {noise_multiplier:.3g} clip bounds leaves nothing of an update: lower the noise multiplier")
+    fine = min(bits, fitting)
+    return FixedPoint(clip_bound / 2**fine, 2**fine), noise_multiplier * 2.0**fine
 
 
 def as_rows(updates: Any) -> npt.NDArray[Any]:

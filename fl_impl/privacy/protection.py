@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -16,6 +17,8 @@ from fl_impl.compression import Compression, Exchange, exchange, of_round, resol
 from fl_impl.privacy.accounting import Budget
 from fl_impl.privacy.clipping import clip
 from fl_impl.privacy.combinations import check_combination
+from fl_impl.privacy.fixed_point import ring_encoding
+from fl_impl.privacy.ledger import Ledger
 from fl_impl.privacy.mechanisms import MECHANISMS, Mechanism
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 
@@ -54,6 +57,8 @@ class Protection:
     """Of noise and sampling, for tests; None is the operating system's randomness."""
     notes: tuple[str, ...] = ()
     """What holds of this combination, in sentences."""
+    rounds: int = 0
+    """That the noise was calibrated for."""
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -65,6 +70,12 @@ class Protection:
     def may_be_empty(self) -> bool:
         """Whether a round without clients is one like any other: Poisson sampling may draw nobody, and noise is released."""
         return not self.secure and self.mechanism is not None and self.mechanism.accounted
+
+    @property
+    def hides_its_sample(self) -> bool:
+        """Whether privacy rests on nobody knowing who takes part in a round, and so not how many do."""
+        poisson = self.budget is not None and self.budget.sampling < 1
+        return self.may_be_empty and poisson and self.mechanism is not None and not self.mechanism.correlated
 
     @property
     def source(self) -> str:
@@ -82,9 +93,19 @@ class Protection:
         )
         return (note,)
 
-    def authorize(self, number: int) -> float | None:
-        """The epsilon spent with round `number`, asked before it; None without privacy. Raises PrivacyBudgetError."""
-        return None if self.budget is None or self.mechanism is None else self.budget.authorize(self.mechanism, number)
+    def authorize(self, number: int, ledger: Ledger | None = None, run: str = "") -> float | None:
+        """The epsilon spent with round `number`, by all that the ledger holds; None without privacy.
+
+        Asked before the round. Raises PrivacyBudgetError where the budget does not cover it.
+        """
+        if self.budget is None or self.mechanism is None:
+            return None
+        return self.budget.authorize(self.mechanism, number, ledger, rounds=self.rounds, run=run)
+
+    def enter(self, number: int, ledger: Ledger, run: str = "") -> None:
+        """Write round `number` into the ledger, before anything of it is shown; nothing without privacy."""
+        if self.budget is not None and self.mechanism is not None:
+            ledger.enter(self.mechanism.entry(number, self.budget, run))
 
     def sample(self, clients: int, number: int) -> tuple[int, ...] | None:
         """The clients of a round, as the budget accounts for them; None where any selection will do.
@@ -150,20 +171,28 @@ class Protection:
 
     def _summed(self, rows: Rows, number: int, f: int, rule: Rule) -> Combined:
         from fl_impl.privacy.groups import grouped_secure_aggregate  # noqa: PLC0415  # cryptography is an extra
-        from fl_impl.privacy.secure_aggregation import Terms, secure_sum  # noqa: PLC0415  # as above
+        from fl_impl.privacy.secure_aggregation import Terms, near_bound, secure_sum  # noqa: PLC0415  # as above
 
         noise = self.mechanism.noise_multiplier * self.clip_bound if self.mechanism else 0.0
         drawn = self.randomness("noise", number)
+        if not noise:  # only rounding is drawn, which need not be secret, and a run repeats to the last bit
+            drawn = Randomness(generator(self.seed, "rounding", number).bytes, f"seed {self.seed}")
+        if noise:
+            step = ring_encoding(self.clip_bound, len(rows), noise_std=noise * math.sqrt(2)).step
+            within = self.clip_bound - step * math.sqrt(rows.shape[1])  # rounding at random may lengthen an update by that
+            rows = np.stack([clip(row, within) for row in rows])
         if self.group_size:
             grouped = grouped_secure_aggregate(
                 rows, f=f, rule=rule, group_size=self.group_size, bound=self.clip_bound, noise_std=noise, randomness=drawn,
                 rng=generator(self.seed, "groups", number),
             )  # fmt: skip
             return Combined(grouped.value, None, grouped.bytes_up)
-        terms = Terms.agreed(clients=len(rows), length=rows.shape[1], bound=self.clip_bound, noise_std=noise)
-        summed = secure_sum(dict(enumerate(rows)), terms, randomness=drawn)
+        updates = dict(enumerate(rows))
+        bound, asked = (self.clip_bound, 0) if noise else near_bound(updates, self.clip_bound, randomness=drawn)
+        terms = Terms.agreed(clients=len(rows), length=rows.shape[1], bound=bound, noise_std=noise)
+        summed = secure_sum(updates, terms, randomness=drawn)
         divisor = self.mechanism.expected_clients if self.mechanism else len(summed.survivors)
-        return Combined(summed.total / divisor, None, summed.bytes_up)
+        return Combined(summed.total / divisor, None, summed.bytes_up + asked)
 
 
 def protect(
@@ -207,7 +236,16 @@ def protect(
         return Protection(codec, None, None, bound, secure, group_size, seed, noise_seed, notes)
     if delta is None:
         raise ValueError(f"epsilon={epsilon} needs a delta, below 1 / (number of clients): e.g. 1e-5")
+    if delta * clients >= 1:
+        raise ValueError(
+            f"delta={delta:g} for {clients} clients allows to publish all that one of them sent: take one below 1 / clients, "
+            f"e.g. {min(1e-5, 0.01 / clients):.0e}"
+        )
     budget, bound = Budget(epsilon, delta, 1.0 if secure else sampling), 1.0 if clip_bound is None else clip_bound
     kind = lookup(mechanism, MECHANISMS, "a privacy mechanism")
     calibrated = kind.calibrated(budget, rounds=rounds, clip_bound=bound, clients=clients)
-    return Protection(codec, calibrated, budget, bound, secure, group_size, seed, noise_seed, notes)
+    advice = calibrated.advice(budget)
+    if advice:
+        warnings.warn(advice, stacklevel=2)
+        notes = (*notes, f"{advice}.")
+    return Protection(codec, calibrated, budget, bound, secure, group_size, seed, noise_seed, notes, rounds)

@@ -33,7 +33,7 @@ def save_state(path: Path, state: RunState, clients: Sequence[Any]) -> None:
 
     arrays = {name: np.asarray(value, order="C") for name, value in entries(state, clients).items()}
     said = {"format": FORMAT, "round": state.round, "digest": digest(arrays, state.round)}
-    write_atomically(path, save(arrays, {METADATA: json.dumps(said)}))
+    write_atomically(path, save(arrays, {METADATA: json.dumps(said)}), private=True)  # noise and updates are nobody else's
 
 
 def load_state(path: Path, clients: Sequence[Any], d: int | None = None) -> RunState:

@@ -47,6 +47,17 @@ def combine(
     return combined.value, combined.bytes_up
 
 
+def published(guard: Protection | None, came: int, asked: int, bytes_up: int, d: int) -> tuple[int, int, int]:
+    """(clients that came, that were asked, bytes that arrived) as the record of a round says them.
+
+    Under Poisson sampling how many were drawn is private: the record has the expected number, and what it would send.
+    """
+    if guard is None or guard.mechanism is None or not guard.hides_its_sample:
+        return came, asked, bytes_up
+    expected = round(guard.mechanism.expected_clients)
+    return expected, expected, guard.compression.message_bytes(d) * expected
+
+
 @lru_cache
 def plain_bytes(d: int) -> int:
     """The length of the message with d float32 values, header and all."""

@@ -30,8 +30,8 @@ def as_subject(aggregator: object, **options: Unpack[Options]) -> Subject:
     form of `adapters.containers.FORMS`; a class built for each f; a configured object; a tuple of pre-aggregators and a
     rule; a strategy or function of Flower, a rule of ByzFL, byzpy or krum; an `Aggregator` of fl_impl; a spec
     (`"nnm|trimmed_mean"`, `"package.module:attribute"`); a `command`. `options`: see `adapters.options.Options`;
-    `claims="krum"` holds it to the constants of `pytest_fl.oracles.theory.RULES["krum"]`, and what is given beside it goes
-    before. Raises ValueError for what is none of these, and for options of the wrong kind.
+    `claims="krum"` holds it to the definition and constants of the convention of Krum that it follows, and what is given
+    beside it goes before. Raises ValueError for what is none of these, and for options of the wrong kind.
     """
     known = Options(**{name: value for name, value in options.items() if value is not None})  # type: ignore[typeddict-item]
     subject = _subject_of(aggregator, known)
@@ -39,7 +39,9 @@ def as_subject(aggregator: object, **options: Unpack[Options]) -> Subject:
         known.get("claims"), known.get("min_clients"), known.get("kappa"), known.get("symmetries"),
     )  # fmt: skip
     if claims is not None:
-        subject = _claiming(subject, claims)
+        from pytest_fl.adapters.claiming import claiming  # noqa: PLC0415  # the bounds are loaded when somebody claims one
+
+        subject = claiming(subject, claims)
     changes: dict[str, Any] = {}
     if min_clients is not None:
         changes["min_clients"] = _function_of("min_clients", min_clients, "f", 1)
@@ -85,16 +87,6 @@ def _imported(text: str) -> object:
     spec = specs.parse(call)
     made: Any = specs.import_attribute(f"{module}:{spec.name}")
     return partial(made, *spec.arguments, **spec.options) if spec.arguments or spec.options else made
-
-
-def _claiming(subject: Subject, claims: str) -> Subject:
-    from pytest_fl.oracles.theory import rule_theory  # noqa: PLC0415  # the bounds are loaded when somebody claims one
-
-    rule, needed = rule_theory(claims), subject.min_clients
-    return replace(
-        subject, kappa=rule.kappa, exact=rule.exact, symmetries=rule.symmetries, rule=rule.name,
-        min_clients=lambda f: max(needed(f), rule.min_clients(f)),
-    )  # fmt: skip
 
 
 def _function_of(name: str, function: Any, arguments: str, *example: int) -> Any:

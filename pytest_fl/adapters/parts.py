@@ -64,8 +64,7 @@ def flower_part(thing: object) -> Part:
 
 def mechanism(ours: Any, *, budget: Any = None) -> Mechanism:
     """A mechanism of `fl_impl.privacy`; with the `Budget` that it was calibrated for, its sampling and its price too."""
-    from fl_impl.privacy import LocalGaussian, Randomness, seeded  # noqa: PLC0415  # see above
-    from fl_impl.privacy.ftrl import ToeplitzFTRL  # noqa: PLC0415  # see above
+    from fl_impl.privacy import Randomness, seeded  # noqa: PLC0415  # see above
 
     def released(updates: Updates, seed: int) -> Any:
         return ours.release(updates, None, seeded(seed))[0]
@@ -84,18 +83,17 @@ def mechanism(ours: Any, *, budget: Any = None) -> Mechanism:
     def spent(rounds: int, delta: float) -> float:
         return ours.spent(rounds, replace(budget, delta=delta))
 
-    local, correlated = isinstance(ours, LocalGaussian), isinstance(ours, ToeplitzFTRL)
     return Mechanism(
         type(ours).__name__,
         lambda updates, seed: released(updates, seed).value,
         ours.clip_bound,
         noise_std=lambda m: released(np.zeros((m, 1)), 0).noise_std,
-        divisor=float if local else (lambda _: ours.expected_clients),
-        removes=not local,
+        divisor=float if ours.local else (lambda _: ours.expected_clients),
+        removes=not ours.local,
         run=run,
-        correlated=correlated,
+        correlated=ours.correlated,
         sample=None if budget is None else sample,
-        sampling=None if budget is None or correlated else budget.sampling,
+        sampling=None if budget is None or ours.correlated else budget.sampling,
         spent=None if budget is None else spent,
     )
 
@@ -125,6 +123,7 @@ def compressor(ours: Compression) -> Compressor:
         variance=None if codec.variance(100) is None else cast("Any", codec.variance),
         message_bytes=ours.message_bytes,
         remembers=ours.feedback != "memoryless",
+        conserves=ours.feedback == "error_feedback",
     )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from pytest_fl.checks import Bound
 from pytest_fl.checks.parts import audited
 from pytest_fl.subjects.guard import as_vector
 from pytest_fl.subjects.parts import Mechanism
+
+if TYPE_CHECKING:
+    from fl_impl import FLConfig
 
 Reals = npt.NDArray[np.float64]
 Coins = npt.NDArray[np.bool_]
@@ -98,3 +102,65 @@ def _chosen(part: Mechanism, number: int, rng: np.random.Generator) -> list[int]
     if part.sample is None:
         return list(range(CANARIES))
     return [int(i) for i in part.sample(CANARIES, number, int(rng.integers(2**31)))]
+
+
+@dataclass(frozen=True)
+class CanaryAudit:
+    """What canaries proved of one run, and what it claims."""
+
+    proven: float
+    """At least so much epsilon was spent, but for a chance of the significance."""
+    claimed: float
+    """What the run says it spent."""
+    delta: float
+    canaries: int
+
+    @property
+    def holds(self) -> bool:
+        """proven <= claimed."""
+        return self.proven <= self.claimed
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A client whose update is the clip bound along one coordinate, or nothing."""
+
+    number: int
+    d: int
+    length: float
+    inside: bool
+
+    def fit(self, parameters: Any, round: int) -> Any:  # noqa: A002  # the protocol's name
+        """The canary, the same in every round."""
+        from fl_impl import ClientUpdate  # noqa: PLC0415  # as above
+
+        del parameters, round
+        delta = np.zeros(self.d, np.float32)
+        delta[self.number] = self.length if self.inside else 0.0
+        return ClientUpdate(delta, 1, 0.0)
+
+
+def canary_audit(config: FLConfig, *, delta: float | None = None, significance: float = 0.05, seed: int = 0) -> CanaryAudit:
+    """Run a whole private federation of canaries once: what its final model proves, beside the epsilon that it claims.
+
+    config: an `FLConfig` with differential privacy, a server that adds up (`server_optimizer="sgd"`) and one attack-free mean.
+    Each client is a canary along a coordinate of its own, at the clip bound, and is in or out by a fair coin; the score is
+    what the final model has of it. delta: at which the bound is stated, dp_delta where not given. The bound is above the truth
+    with a probability of `significance`. Raises ValueError for a configuration without privacy.
+    """
+    from fl_impl import FederatedLearningCoordinator  # noqa: PLC0415  # fl_impl is loaded when a federation is judged
+    from fl_impl.training.models import Evaluation  # noqa: PLC0415  # as above
+
+    guard = config.protection
+    if guard is None or guard.budget is None:
+        raise ValueError("expected a configuration with differential_privacy=True; there is no epsilon to audit here")
+    m = config.num_clients
+    present = np.random.default_rng([seed, 0xCA]).random(m) < 0.5
+    clients = [Canary(i, m, guard.clip_bound, inside=bool(present[i])) for i in range(m)]
+    coordinator = FederatedLearningCoordinator(
+        config, parameters=np.zeros(m, np.float32), evaluate=lambda _: Evaluation(0.0, 0.0)
+    )
+    metrics = coordinator.run(clients, output=None)
+    stated = guard.budget.delta if delta is None else delta
+    proven = lower_epsilon(coordinator.parameters.astype(np.float64), present, delta=stated, significance=significance)
+    return CanaryAudit(proven, float(metrics.final.epsilon or 0.0), stated, m)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Unpack
+from typing import Final, Unpack
 
 import pytest
 
 from pytest_fl.adapters.options import Options
 from pytest_fl.checks import Check
 from pytest_fl.checks.parts import Audit
-from pytest_fl.engine.runner import checks_of, guarded, run_check, subject_of
+from pytest_fl.engine.isolation import Examiner, Isolation, examiner
+from pytest_fl.engine.targets import Target, target
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import CheckFailed
 from pytest_fl.reporting.results import Row
-from pytest_fl.subjects.guard import Rule
-from pytest_fl.subjects.parts import Part
 from pytest_fl.subjects.profiles import Profile, profile_named
-from pytest_fl.subjects.subject import Subject
 
 
 def conformance(
@@ -42,11 +41,11 @@ def conformance(
     """
     if not things:
         raise ValueError("conformance needs at least one thing to judge: @pytest_fl.conformance(my_rule)")
-    subjects = [subject_of(thing, **options) for thing in things]
+    targets = [target(thing, **options) for thing in things]
     known = dict(expected_failures or {})
-    pairs = [(subject, check) for subject in subjects for check in checks_of(subject, checks, skip)]
+    pairs = [(judged, check) for judged in targets for check in judged.checks(checks, skip)]
     _refuse_unknown(known, {check.name for _, check in pairs})
-    return pytest.mark.parametrize("check", [_parameter(subject, check, known.get(check.name)) for subject, check in pairs])
+    return pytest.mark.parametrize("check", [_parameter(judged, check, known.get(check.name)) for judged, check in pairs])
 
 
 audit = conformance
@@ -60,44 +59,64 @@ def _refuse_unknown(names: Iterable[str], known: Iterable[str]) -> None:
         lookup(name, dict.fromkeys(known), "the name of a check")
 
 
-def _parameter(subject: Subject | Part, check: Check | Audit, expected: str | None) -> object:
-    marks = (pytest.mark.fl, pytest.mark.byzantine) if isinstance(subject, Subject) else (pytest.mark.fl,)
-    return pytest.param(Case(subject, check, expected), id=f"{subject.name}-{check.name}", marks=marks)
+def _parameter(judged: Target, check: Check | Audit, expected: str | None) -> object:
+    marks = (pytest.mark.fl, pytest.mark.byzantine) if judged.part is None else (pytest.mark.fl,)
+    return pytest.param(Case(judged, check, expected), id=f"{judged.name}-{check.name}", marks=marks)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
     """One check of one subject; calling it runs it, and fails, skips or expects as pytest understands."""
 
-    subject: Subject | Part
+    target: Target
     check: Check | Audit
     expected: str | None = None
 
     def __call__(self) -> Row:
         """Run the check under the profile and seed of the command line; leave the row with the running test.
 
-        Raises CheckFailed with the counterexample; skips where the claim is not made, xfails where failure is expected.
+        Raises CheckFailed with the counterexample; skips where the claim is not made or cannot be looked at, xfails where
+        failure is expected.
         """
         __tracebackhide__ = True  # a failure shows the user's test and the counterexample, not this function
         running = current.item.get()
         profile = profile_named(running.profile if running else "default")
         profile = replace(profile, seed=running.seed if running else 0)
-        expected = {} if self.expected is None else {self.check.name: self.expected}
-        row = run_check(_judged(self.subject, profile), self.check, profile, expected)
+        row = _examiner(self.target, profile, running.isolation if running else "process").examine(self.check, self.expected)
         if running:
             running.record(row.to_json())
         if row.outcome == "failed":
             raise CheckFailed(row)
         if row.outcome == "not_claimed":
             pytest.skip(f"not claimed: {row.reason}")
+        if row.outcome == "not_run":
+            pytest.skip(row.reason)
         if row.outcome == "expected_failure":
             pytest.xfail(row.reason)
         return row
 
     def __repr__(self) -> str:
-        return f"<{self.subject.name} {self.check.name}>"
+        return f"<{self.target.name} {self.check.name}>"
 
 
-@lru_cache(maxsize=256)
-def _judged(subject: Subject | Part, profile: Profile) -> Rule | Part:
-    return guarded(subject, profile)
+WARM: Final = 4
+"""Subjects whose children are kept while others are judged."""
+_warm: OrderedDict[tuple[Target, Profile, Isolation], Examiner] = OrderedDict()
+
+
+def _examiner(judged: Target, profile: Profile, isolation: Isolation) -> Examiner:
+    """One examiner for all checks of a subject, so that what is found out about it once is found out once."""
+    key = judged, profile, isolation
+    if key not in _warm:
+        _warm[key] = examiner(judged, profile, isolation)
+    _warm.move_to_end(key)
+    for cold in list(_warm.values())[:-WARM]:
+        cold.close()
+    return _warm[key]
+
+
+@atexit.register
+def close_all() -> None:
+    """End the children of all subjects; they are started again where they are needed again."""
+    for one in _warm.values():
+        one.close()

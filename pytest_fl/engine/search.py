@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,18 +12,19 @@ from pathlib import Path
 from pytest_fl.checks import Bound, Check
 from pytest_fl.engine.rows import Finding, closeness
 from pytest_fl.engine.shrink import shrink
-from pytest_fl.inputs.adversary import hunt
+from pytest_fl.inputs.adversary import WorstCase, hunt
 from pytest_fl.inputs.precision import in_its_precision
 from pytest_fl.inputs.strategies import SEARCHES
 from pytest_fl.reporting import current
 from pytest_fl.subjects.grid import grid
-from pytest_fl.subjects.guard import Misbehaved, Rule
+from pytest_fl.subjects.guard import Misbehaved, OutOfTime, Rule
 from pytest_fl.subjects.profiles import Profile
 from pytest_fl.subjects.round import Round
 
 
 def judge(rule: Rule, check: Check, round_: Round) -> Bound | None:
     """The bound of one round; a rule that does anything but return a vector is infinitely far from its limit."""
+    rule.begins(round_)
     try:
         return check.judge(rule, round_)
     except Misbehaved as finding:
@@ -37,20 +37,41 @@ def search(rule: Rule, check: Check, profile: Profile) -> Finding:
         worst = _corpus(rule, check, profile)
         slow = bool(worst.note)
         if check.adversary and worst.bound.holds and not slow:
-            worst = _attacked(rule, check, profile, worst)
+            with contextlib.suppress(OutOfTime):
+                worst = _attacked(rule, check, profile, worst)
     except Misbehaved as finding:  # not even an ordinary round is taken
         return Finding(Bound(float("inf"), 0.0, str(finding)), None, 0)
+    except OutOfTime:
+        return Finding(Bound(0.0, 0.0), None, 0, "not run: its first round takes longer than all the time for this check")
     if check.search and worst.bound.holds and not slow:
         worst = _fuzz(rule, check, profile, worst)
-    return worst if worst.note or not worst.bound.holds else replace(worst, note=grid(rule).note)
+    return worst if worst.note or not worst.bound.holds else replace(worst, note=_note(rule, check))
+
+
+def _note(rule: Rule, check: Check) -> str:
+    """What was left out of the rounds; on the gate's row also what the rule refuses though its claims admit it."""
+    found = grid(rule)
+    if not check.gate:
+        return found.note
+    notes = [f"tried at {found.tried}", found.note]
+    if found.refused and rule.subject.rule is not None:
+        pair = next(iter(found.refused))
+        notes.append(f"it refuses {len(found.refused)} pairs (n, f) that its claims admit, such as {pair}: state min_clients=")
+    return "; ".join(filter(None, notes))
 
 
 def _corpus(rule: Rule, check: Check, profile: Profile) -> Finding:
     worst = Finding(Bound(0.0, 0.0), None, 0)
-    deadline = time.process_time() + profile.check_seconds
     for round_ in _rounds(rule, check, profile):
-        bound = judge(rule, check, round_)
+        try:
+            bound = judge(rule, check, round_)
+        except OutOfTime:
+            if not worst.tried:
+                raise
+            return replace(worst, note=_stopped(worst))
         if bound is None:
+            if rule.late and not check.gate:
+                return replace(worst, note=_stopped(worst))
             continue
         tried = worst.tried + 1
         if worst.round is None or closeness(bound) > closeness(worst.bound):
@@ -58,9 +79,13 @@ def _corpus(rule: Rule, check: Check, profile: Profile) -> Finding:
         worst = replace(worst, tried=tried)
         if not bound.holds:
             return _shrunk(rule, check, worst)
-        if time.process_time() > deadline:
-            return replace(worst, note=f"stopped after {tried} rounds: a call of this rule is slow")
+        if rule.late and not check.gate:
+            return replace(worst, note=_stopped(worst))
     return worst
+
+
+def _stopped(worst: Finding) -> str:
+    return f"stopped after {worst.tried} rounds: a call of this rule is slow"
 
 
 def _attacked(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Finding:
@@ -69,7 +94,7 @@ def _attacked(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Fin
     if not pairs:
         return worst
     n, f = (7, 2) if (7, 2) in pairs else pairs[-1]
-    case = hunt(rule, n, f, 2, evaluations=profile.evaluations, seconds=profile.check_seconds, seed=profile.seed)
+    case = _worst_case(rule, n, f, profile)
     measured = {"n": n, "f": f, "coefficient": case.ratio, "lower_bound": case.lower_bound}
     if case.kappa is not None:
         measured["kappa"] = case.kappa
@@ -80,6 +105,15 @@ def _attacked(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Fin
         return worst
     worst = replace(worst, bound=bound, round=round_)
     return worst if bound.holds else _shrunk(rule, check, worst)
+
+
+def _worst_case(rule: Rule, n: int, f: int, profile: Profile) -> WorstCase:
+    """What the adversary finds in few dimensions and in many; looked for once for all checks of a rule."""
+    key = f"worst case {n} {f} {profile.evaluations} {profile.seed}"
+    if key not in rule.cache:
+        evaluations = 2 * profile.evaluations
+        rule.cache[key] = hunt(rule, n, f, None, evaluations=evaluations, seconds=profile.check_seconds, seed=profile.seed)
+    return rule.cache[key]
 
 
 def _rounds(rule: Rule, check: Check, profile: Profile) -> Iterator[Round]:
@@ -98,24 +132,32 @@ def _stored(rule: Rule, check: Check) -> Iterator[Round]:
             except (ValueError, OSError, EOFError, zipfile.BadZipFile):
                 continue  # not ours, or half written by a run that was killed
             mine = known.get("subject") == rule.subject.name or folder.name == "rounds"
-            if mine and known.get("check") == check.name and rule.subject.takes(round_.n, round_.f):
+            if mine and known.get("check") == check.name and rule.takes(round_.n, round_.f):
                 yield round_
 
 
 def _shrunk(rule: Rule, check: Check, worst: Finding) -> Finding:
     if rule.hung or worst.round is None:
         return worst
-    reason = worst.bound.reason
+    kind = _kind(worst.bound)
 
     def still_fails(round_: Round) -> bool:
         bound = judge(rule, check, round_)
-        return bound is not None and not bound.holds and bool(bound.reason) == bool(reason)
+        return bound is not None and not bound.holds and _kind(bound) == kind
 
-    small = shrink(worst.round, still_fails, rule.subject.takes)
-    bound = judge(rule, check, small)
+    try:
+        small = shrink(worst.round, still_fails, rule.takes)
+        bound = judge(rule, check, small)
+    except OutOfTime:
+        return worst
     if bound is None or bound.holds:  # the rule changes its mind: show what was seen first
         return worst
     return replace(worst, bound=bound, round=small)
+
+
+def _kind(bound: Bound) -> str:
+    """What sort of failure it is: an exception of this type, a result of this shape, or a value. Shrinking keeps to it."""
+    return " ".join(bound.reason.split(":")[0].split()[:2]) if bound.reason.startswith(("raised", "returned")) else "value"
 
 
 def _fuzz(rule: Rule, check: Check, profile: Profile, worst: Finding) -> Finding:

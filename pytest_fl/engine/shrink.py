@@ -17,11 +17,11 @@ SECONDS = 3.0
 
 def shrink(round_: Round, fails: Callable[[Round], bool], admits: Callable[[int, int], bool]) -> Round:
     """The smallest round found for which `fails` still holds; greedy, bounded in attempts and seconds."""
-    deadline, attempts, improved = time.process_time() + SECONDS, 0, True
+    deadline, attempts, improved = time.monotonic() + SECONDS, 0, True
     while improved:
         improved = False
         for smaller in _smaller(replace(round_, tags=round_.tags - {STORED})):
-            if attempts >= ATTEMPTS or time.process_time() > deadline:
+            if attempts >= ATTEMPTS or time.monotonic() > deadline:
                 return round_
             if admits(smaller.n, smaller.f):
                 attempts += 1

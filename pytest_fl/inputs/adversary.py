@@ -1,8 +1,11 @@
 """The adversary: the worst input it can find for a rule, as the coefficient reached beside kappa and f/(n - 2f).
 
-Three kinds of search share one budget: known worst inputs and small lattices of clusters, of which the best are refined by
-an evolution strategy; and, where gradients flow through the rule, steps of ascent in between. WLOG the first f rows are
-Byzantine: the search also reverses the order of rows, for rules that break ties by position.
+It starts from the shapes that attain known constants, in as many dimensions as they need, from the worst inputs stored, from
+small lattices of clusters and from attacked clouds (`openings`); the best are refined by an evolution strategy and, where
+gradients flow through the rule, by steps of ascent. In many dimensions a part of the budget goes into the *reach*
+(`reaching`): how far colluders get unseen, along directions that a rule which looks at summaries or projections misses.
+The first f rows of an input are Byzantine; it is shown to the rule in this order and in the reverse, since some rules break
+ties by position.
 """
 
 from __future__ import annotations
@@ -10,22 +13,22 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import product
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pytest_fl.adapters import as_subject
-from pytest_fl.inputs.colluders import COLLUDERS
+from pytest_fl.inputs.openings import openings
+from pytest_fl.inputs.reaching import DEEP, reach
 from pytest_fl.oracles.coefficient import rounding
-from pytest_fl.oracles.theory import all_worst_inputs, lower_bound
+from pytest_fl.oracles.theory import lower_bound
 from pytest_fl.subjects.guard import Misbehaved, Rule
 
 Floats = npt.NDArray[np.float64]
-CHAINS = 16
+CHAINS: Final = 16
 """Starting points that are refined."""
 
 
@@ -59,14 +62,28 @@ class _Search:
     f: int
     left: int
     deadline: float
-    best: tuple[float, Floats] = field(default_factory=lambda: (-1.0, np.zeros((0, 0))))
+    enough: float = math.inf
+    """A coefficient at which the search may stop."""
+    best: tuple[float, Floats, bool] = field(default_factory=lambda: (-1.0, np.zeros((0, 0)), False))
+    """The coefficient, the input, and whether its rows were shown in reverse order."""
     used: int = 0
 
     @property
     def spent(self) -> bool:
-        return self.used >= self.left or time.monotonic() > self.deadline
+        return self.used >= self.left or self.best[0] >= self.enough or time.monotonic() > self.deadline
 
-    def __call__(self, x: Floats) -> float:
+    def part(self, share: float) -> _Search:
+        """The objective with this share of what is left."""
+        until = time.monotonic() + (self.deadline - time.monotonic()) * share
+        left = self.used + max(1, int((self.left - self.used) * share))
+        return _Search(self.rule, self.f, left, until, self.enough, self.best, self.used)
+
+    def take(self, part: _Search) -> None:
+        """What a part of the search found and used."""
+        self.used = part.used
+        self.best = max(self.best, part.best, key=lambda best: best[0])
+
+    def __call__(self, x: Floats, backwards: bool = False) -> float:
         """The coefficient at x, honest rows last; -1 where the honest rows agree or the rule gives no vector."""
         self.used += 1
         honest = x[self.f :]
@@ -75,14 +92,14 @@ class _Search:
         if not variance > 1e-20 * float((x**2).max()):
             return -1.0  # rounding would be taken for deviation
         try:
-            distance = float(np.linalg.norm(self.rule(x, self.f) - mean))
+            distance = float(np.linalg.norm(self.rule(x[::-1] if backwards else x, self.f) - mean))
         except Misbehaved:
             return -1.0
         # A long search finds inputs on which rounding adds to the deviation: what it may add does not count.
         excess = distance - rounding(x.shape[0], x.shape[1], x.dtype, float(np.abs(honest).max()))
         ratio = max(excess, 0.0) ** 2 / variance
         if ratio > self.best[0]:
-            self.best = ratio, x
+            self.best = ratio, x, backwards
         return ratio
 
 
@@ -90,7 +107,7 @@ def worst_case(
     aggregator: object,
     n: int,
     f: int,
-    d: int = 2,
+    d: int | None = None,
     *,
     seconds: float | None = None,
     evaluations: int | None = None,
@@ -99,10 +116,12 @@ def worst_case(
 ) -> WorstCase:
     """Search for the input of n rows in d dimensions, f of them Byzantine, on which the rule deviates the most.
 
-    Bounded by `evaluations` (20 000 where neither is given) or `seconds`; deterministic for a seed where only
-    evaluations bound it. `claims` as for `conformance`. Raises ValueError where the rule does not take (n, f) or f < 1.
+    d is n - 2f where none is given, at least 2: as many as the worst input of any exact constant here needs. Bounded by
+    `evaluations` (20 000 where neither is given) or `seconds`; deterministic for a seed where only evaluations bound it.
+    `claims` as for `conformance`. Raises ValueError where the rule does not take (n, f) or f < 1.
     """
     subject = as_subject(aggregator, **claims)
+    d = max(2, n - 2 * f) if d is None else d
     if f < 1 or d < 1 or not subject.takes(n, f):
         raise ValueError(f"expected f >= 1, d >= 1 and (n, f) that {subject.name} takes; got n={n}, f={f}, d={d}")
     limit = 20_000 if seconds is None and evaluations is None else evaluations
@@ -110,84 +129,76 @@ def worst_case(
 
 
 def hunt(
-    rule: Rule, n: int, f: int, d: int, *, evaluations: int | None, seconds: float | None = None, seed: int = 0
+    rule: Rule,
+    n: int,
+    f: int,
+    d: int | None,
+    *,
+    evaluations: int | None,
+    seconds: float | None = None,
+    seed: int = 0,
+    enough: float = math.inf,
 ) -> WorstCase:
-    """`worst_case` of a rule that is guarded already. Raises Misbehaved where it returned no vector at all."""
+    """`worst_case` of a rule that is guarded already; it may stop at a coefficient that is `enough`.
+
+    d = None shares the budget between 2 dimensions and DEEP of them, and gives the worse of both. Raises Misbehaved where
+    the rule returned no vector at all.
+    """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
-    search = _Search(rule, f, evaluations or sys.maxsize, deadline)
-    _climb(search, _starts(search, n, d, np.random.default_rng([seed, n, f, d])), np.random.default_rng([seed, 1]))
-    ratio, updates = search.best
+    whole = _Search(rule, f, evaluations or sys.maxsize, deadline, enough)
+    for share, dimensions in [(1.0, d)] if d is not None else [(1 / 3, 2), (1.0, DEEP)]:
+        search = whole.part(share)
+        _look(search, n, dimensions, np.random.default_rng([seed, n, f, dimensions]), seed)
+        whole.take(search)
+    ratio, updates, backwards = whole.best
     if ratio < 0:
-        raise Misbehaved(f"returned no vector on any of {search.used} rounds of n={n}, f={f}, d={d}")
+        raise Misbehaved(f"returned no vector on any of {whole.used} rounds of n={n}, f={f}, d={d or DEEP}")
     kappa = rule.subject.kappa(n, f) if rule.subject.kappa is not None else None
-    return WorstCase(ratio, updates, tuple(range(f)), kappa, lower_bound(n, f), search.used)
+    byzantine = tuple(range(n - f, n)) if backwards else tuple(range(f))
+    found = updates[::-1].copy() if backwards else updates
+    return WorstCase(ratio, found, byzantine, kappa, lower_bound(n, f), whole.used)
 
 
-def _starts(search: _Search, n: int, d: int, rng: np.random.Generator) -> list[tuple[float, Floats]]:
-    """The best starting points, best first; at most a third of the budget goes into looking for them."""
-    found: list[tuple[float, Floats]] = []
-    third, until = search.left // 3, time.monotonic() + (search.deadline - time.monotonic()) / 3
-    for x in _candidates(n, search.f, d, rng):
-        if search.used >= third or time.monotonic() > until:
+def _look(search: _Search, n: int, d: int, rng: np.random.Generator, seed: int) -> None:
+    """Starting points, in many dimensions the reach, then refinement."""
+    starts = _starts(search, n, d, rng)
+    if d >= DEEP // 2 and not search.spent:
+        part = search.part(0.6)
+        reach(part, n, part.f, d, rng, steps=(part.left - part.used) // 2)
+        search.take(part)
+    _climb(search, starts, np.random.default_rng([seed, 1]))
+
+
+Start = tuple[float, Floats, bool]
+"""The coefficient, the input, and whether its rows are shown in reverse order."""
+
+
+def _starts(search: _Search, n: int, d: int, rng: np.random.Generator) -> list[Start]:
+    """The best starting points, best first; at most a third of the budget goes into looking for them, or a fifth."""
+    tried: list[Start] = []
+    part = search.part(1 / 5 if d >= DEEP // 2 else 1 / 3)
+    for x, backwards in openings(n, search.f, d, rng):
+        if part.spent:
             break
-        found.append((search(x), x))
-    found.sort(key=lambda pair: -pair[0])
-    return found[:CHAINS]
+        tried.append((part(x, backwards), x, backwards))
+    search.take(part)
+    tried.sort(key=lambda start: -start[0])
+    return tried[:CHAINS]
 
 
-def _candidates(n: int, f: int, d: int, rng: np.random.Generator) -> Iterator[Floats]:
-    yield from _known(n, f, d)
-    yield from _lattices(n, f, d)
-    while True:
-        yield from _attacked_clouds(n, f, d, rng)
+@dataclass
+class _Chain:
+    """A point that is refined: its coefficient, and the size of the next step."""
+
+    value: float
+    x: Floats
+    backwards: bool
+    step: float = 0.3
 
 
-def _known(n: int, f: int, d: int) -> Iterator[Floats]:
-    """The stored worst inputs of all rules at this (n, f), in at most d dimensions, moved to the origin and unit size."""
-    for known in all_worst_inputs():
-        if known.updates.shape[0] == n and known.f == f and known.updates.shape[1] <= d:
-            x = np.zeros((n, d))
-            x[:, : known.updates.shape[1]] = known.updates
-            centred = x - x[f:].mean(0)
-            yield centred / (np.abs(centred[f:]).max() or 1.0)
-
-
-def _lattices(n: int, f: int, d: int) -> Iterator[Floats]:
-    """All honest rows at 0 or 1 or on a line of three points, all Byzantine rows at one or two points of a lattice."""
-    h = n - f
-    for low, third in product(range(1, h), (0, 1, f)):
-        if low + third >= h:
-            continue
-        honest = np.ones(h)
-        honest[:low] = 0
-        honest[low : low + third] = 2
-        for place, second in product((2.0, 1e3, 1.0, 3.0, 0.0, -1.0, 1.999, -1e3), (None, 1.0, -1.0)):
-            x = np.zeros((n, d))
-            x[f:, 0] = honest
-            x[:f, 0] = place
-            if second is not None:
-                x[: f // 2, 0] = second
-            yield x
-            if second is None:
-                yield _reversed(x, f)
-
-
-def _reversed(x: Floats, f: int) -> Floats:
-    """The honest rows in the other order: other ties are broken."""
-    return np.concatenate([x[:f], x[f:][::-1]])
-
-
-def _attacked_clouds(n: int, f: int, d: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Random honest rows under each plot of the corpus, its reach searched on a geometric ladder."""
-    for plot in COLLUDERS.values():
-        honest = rng.standard_normal((n - f, d)) if rng.random() < 0.5 else rng.integers(-1, 2, (n - f, d)).astype(np.float64)
-        for reach in (0.5, 1.0, 2.0, 4.0, 100.0):
-            yield np.concatenate([plot(honest, f, reach, rng), honest])
-
-
-def _climb(search: _Search, starts: list[tuple[float, Floats]], rng: np.random.Generator) -> None:
+def _climb(search: _Search, starts: list[Start], rng: np.random.Generator) -> None:
     """Refine the starting points in turns, each with its own step, giving up on those that fall behind."""
-    chains = [[value, x, 0.3] for value, x in starts if value >= 0]
+    chains = [_Chain(*start) for start in starts if start[0] >= 0]
     ascend = _gradient(search)
     turn = 0
     while chains and not search.spent:
@@ -200,13 +211,13 @@ def _climb(search: _Search, starts: list[tuple[float, Floats]], rng: np.random.G
                 ascend(chain)
         turn += 1
         if turn % 10 == 0 and len(chains) > 3:
-            chains.sort(key=lambda chain: -chain[0])
+            chains.sort(key=lambda chain: -chain.value)
             chains.pop()
 
 
-def _mutate(search: _Search, chain: list[Any], rng: np.random.Generator) -> None:
+def _mutate(search: _Search, chain: _Chain, rng: np.random.Generator) -> None:
     """One proposal: some rows or all, moved a little, or moved together, or a row put onto another."""
-    value, x, step = chain
+    x, step = chain.x, chain.step
     new, kind = x.copy(), rng.integers(5)
     if kind == 0:
         new += step * rng.standard_normal(x.shape)
@@ -224,29 +235,30 @@ def _mutate(search: _Search, chain: list[Any], rng: np.random.Generator) -> None
     size = np.abs(new[search.f :] - new[search.f :].mean(0)).max()
     if not 1e-3 < size < 1e3:
         new = new / (size or 1.0)
-    found = search(new)
-    better = found > value
-    chain[2] = min(1.0, step * 1.3) if better else max(1e-7, step * 0.97)
+    value = search(new, chain.backwards)
+    better = value > chain.value
+    chain.step = min(1.0, step * 1.3) if better else max(1e-7, step * 0.97)
     if better:
-        chain[0], chain[1] = found, new
-    elif chain[2] < 1e-6:
-        chain[2] = 0.3
+        chain.value, chain.x = value, new
+    elif chain.step < 1e-6:
+        chain.step = 0.3
 
 
-def _gradient(search: _Search) -> Callable[[list[Any]], None] | None:
+def _gradient(search: _Search) -> Callable[[_Chain], None] | None:
     """Steps of ascent on the coefficient through the rule itself, where it takes tensors and gradients flow."""
     call = search.rule.subject.tensor_call
-    if call is None:
+    if call is None or "torch" not in sys.modules:
         return None
     import torch  # noqa: PLC0415  # only for rules that take tensors
 
-    def ascend(chain: list[Any]) -> None:
-        x = torch.tensor(chain[1], dtype=torch.float64)
+    def ascend(chain: _Chain) -> None:
+        x = torch.tensor(chain.x, dtype=torch.float64)
         for step in (0.1, 0.03, 0.01):
             x = x.detach().requires_grad_(True)
             mean = x[search.f :].mean(0)
             try:
-                ratio = ((call(x, search.f) - mean) ** 2).sum() / ((x[search.f :] - mean) ** 2).sum(1).mean()
+                result = call(x.flip(0) if chain.backwards else x, search.f)
+                ratio = ((result - mean) ** 2).sum() / ((x[search.f :] - mean) ** 2).sum(1).mean()
                 (slope,) = torch.autograd.grad(ratio, x)
             except (RuntimeError, ValueError):
                 return  # no gradient here: the evolution strategy goes on alone
@@ -255,8 +267,8 @@ def _gradient(search: _Search) -> Callable[[list[Any]], None] | None:
                 return
             x = x + step * slope / norm * float(x[search.f :].detach().std() or 1)
             new = x.detach().numpy()
-            found = search(new)
-            if found > chain[0]:
-                chain[0], chain[1] = found, new.copy()
+            value = search(new, chain.backwards)
+            if value > chain.value:
+                chain.value, chain.x = value, new.copy()
 
     return ascend

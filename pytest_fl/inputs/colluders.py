@@ -157,6 +157,44 @@ def just_outside(honest: Rows, f: int, reach: float, rng: np.random.Generator) -
     return honest.mean(0) + steps * _direction(honest.shape[1], rng)
 
 
+def permuted(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Rows:
+    """Entries of honest rows in another order: norm, sum and every sorted statistic are honest."""
+    del reach
+    return np.stack([honest[i % len(honest)][rng.permutation(honest.shape[1])] for i in range(f)])
+
+
+def swapped(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Rows:
+    """An honest row with its first and last entries exchanged."""
+    del reach, rng
+    rows = honest[np.arange(f) % len(honest)].copy()
+    rows[:, [0, -1]] = rows[:, [-1, 0]]
+    return rows
+
+
+def plus_and_minus(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Rows:
+    """An honest row with r added to one entry of a random pair and taken from the other: its sum is honest."""
+    rows = honest[np.arange(f) % len(honest)].copy()
+    one, other = rng.permutation(honest.shape[1])[[0, -1]]
+    rows[:, one] += reach
+    rows[:, other] -= reach
+    return rows
+
+
+def alternating(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Rows:
+    """The honest mean plus r times +1, -1, +1, ...: orthogonal to the vector of ones."""
+    del rng
+    return np.tile(honest.mean(0) + reach * (-1.0) ** np.arange(honest.shape[1]), (f, 1))
+
+
+KEEPERS: Final[dict[str, Plot]] = {
+    "entries permuted": permuted,
+    "first and last entry exchanged": swapped,
+    "plus and minus on a pair of entries": plus_and_minus,
+    "alternating signs": alternating,
+}
+"""Plots that keep a statistic of an honest row, for rules that look at summaries, sketches or projections."""
+
+
 @colluders("one of them copies an honest row")
 def one_copies(honest: Rows, f: int, reach: float, rng: np.random.Generator) -> Rows:
     """A copy of an honest row, the others far and identical."""

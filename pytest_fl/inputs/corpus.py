@@ -247,7 +247,7 @@ def non_finite(rule: Rule, profile: Profile) -> Iterator[Round]:
 def nobody_attacks(rule: Rule, profile: Profile) -> Iterator[Round]:
     """f = 0 and n equal rows."""
     for index, n in enumerate((3, 4, 5, 8, 26)):
-        if rule.subject.takes(n, 0):
+        if rule.takes(n, 0):
             rng = np.random.default_rng([profile.seed, 11, index])
             value = unanimous_value(2 * index, cycle(DIMENSIONS, index, 1), rng)
             yield Round(np.tile(value, (n, 1)), 0, (), "n equal rows, f = 0", frozenset({"tied"}))

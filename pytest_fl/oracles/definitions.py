@@ -171,3 +171,46 @@ def geometric_median(x: Floats, f: int) -> Floats:
         weights = 1 / np.maximum(np.linalg.norm(x - z, axis=1), 1e-300)
         z = weights @ x / weights.sum()
     return z[None]
+
+
+SEPARATED: Final = 1e-4
+"""Least relative difference of two eigenvalues of which the eigenvectors are told apart."""
+
+
+def _principal_axes(x: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Descending eigenvalues of the weighted covariance, and its eigenvectors as rows."""
+    centred = (x - weights @ x / weights.sum()) * np.sqrt(weights / weights.sum())[:, None]
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    return singular**2, axes
+
+
+@definition("principal_trimmed_mean")
+def principal_trimmed_mean(x: Floats, f: int) -> Floats:
+    """The trimmed mean along each eigenvector of the scatter of all rows, put together; none where eigenvalues are equal."""
+    eigenvalues, axes = _principal_axes(x, np.ones(len(x)))
+    spread = eigenvalues[eigenvalues > 1e-20 * eigenvalues[0]]
+    if (-np.diff(spread) < SEPARATED * spread[:-1]).any():
+        return np.empty((0, x.shape[1]))
+    middle = x.mean(0)  # beyond the span of the rows, they all lie where their mean does
+    return (middle + trimmed_mean((x - middle) @ axes.T, f)[0] @ axes)[None]
+
+
+@definition("caf")
+def caf(x: Floats, f: int) -> Floats:
+    """Allouah et al. 2025 (arXiv 2505.01874): weights shrink by 1 - t/max t, t the squared projection on the top axis.
+
+    While they sum to more than n - 2f; of the weighted means on the way those with the least top eigenvalue. None where
+    two top eigenvalues are equal.
+    """
+    weights, means, tops = np.ones(len(x)), [x.mean(0)], [float("inf")]
+    while weights.sum() > len(x) - 2 * f or len(tops) == 1:
+        eigenvalues, axes = _principal_axes(x, weights)
+        means.append(weights @ x / weights.sum())
+        tops.append(float(eigenvalues[0]))
+        if tops[-1] <= 1e-24 * float((x**2).max()):
+            break
+        if len(eigenvalues) > 1 and eigenvalues[0] - eigenvalues[1] < SEPARATED * eigenvalues[0]:
+            return np.empty((0, x.shape[1]))
+        outlying = ((x - means[-1]) @ axes[0]) ** 2
+        weights = weights * np.clip(1 - outlying / outlying[weights > 0].max(), 0, 1)
+    return np.stack(means)[_least(np.array(tops))]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_fl.plugin import benchmarks, fixtures, flower_app, knobs
+from pytest_fl.plugin import benchmarks, faults, fixtures, flower_app, knobs
 from pytest_fl.reporting import current
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the fixtures and the markers, and refuse values that are none before anything is collected."""
-    for module in (fixtures, benchmarks, flower_app):
+    current.own_descriptors()
+    for module in (fixtures, benchmarks, faults, flower_app):
         config.pluginmanager.register(module, module.__name__)
     keywords = ", ".join(f"{name}=..." for name in knobs.KNOBS)
     config.addinivalue_line("markers", f"fl({keywords}): settings of federated tests; the command line wins over them")
@@ -94,6 +95,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         seed=knobs.value("seed", item.config, item),
         rootdir=item.config.rootpath,
         record=lambda row: item.user_properties.append((current.ROW, row)),
+        isolation="none" if item.config.getoption("usepdb") else knobs.value("isolation", item.config, item),
     )
     token = current.item.set(running)
     try:

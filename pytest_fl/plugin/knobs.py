@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PROFILES: Final = ("quick", "default", "thorough")
+ISOLATIONS: Final = ("process", "none")
 BACKENDS: Final = ("local", "flower", "flower-inline", "flower-deployment")
 
 
@@ -104,6 +105,7 @@ KNOBS: Final = {
         Knob("seed", 0, whole(0), "N", "seed of federations, rounds and checks", "int", field="seed"),
         Knob("profile", "default", choice(*PROFILES), "NAME", f"effort of the checks: {', '.join(PROFILES)}"),
         Knob("backend", "local", choice(*BACKENDS), "NAME", f"engine of a federation: {', '.join(BACKENDS)}", field="backend"),
+        Knob("isolation", "process", choice(*ISOLATIONS), "NAME", "checks call a subject in a child process, or here: none"),
         Knob("device", "cpu", text, "NAME", "torch device of training and rules", field="device"),
     )
 }

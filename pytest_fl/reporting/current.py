@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+DESCRIPTORS: Final[dict[int, tuple[int, int]]] = {}
+"""Descriptors that were open when the plugin was loaded, by device and inode: terminal, pytest's capture, xdist's channel."""
 FOLDER: Final = ".pytest_fl"
 ROW: Final = "fl_row"
 """The user property of an item that carries a `Row` as JSON: public, survives xdist, printed in JUnit."""
@@ -26,6 +30,17 @@ class Current:
     rootdir: Path
     record: Callable[[str], None]
     """Leaves one row, as JSON, with the item."""
+    isolation: Literal["process", "none"] = "process"
+    """Whether a subject is called in a child process."""
+
+
+def own_descriptors() -> None:
+    """Remember what is open now: it is the test run's, not a subject's."""
+    with contextlib.suppress(OSError):  # no /proc
+        for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208  # numbers, no files
+            with contextlib.suppress(OSError):
+                found = os.fstat(number)
+                DESCRIPTORS[number] = found.st_dev, found.st_ino
 
 
 item: Final[ContextVar[Current | None]] = ContextVar("pytest_fl.reporting.current.item", default=None)

@@ -36,7 +36,7 @@ th { font-weight: 500; text-align: left; padding: .2rem .6rem .2rem 0; white-spa
 td.passed { background: hsl(calc(155 - 115 * var(--closeness)) 55% var(--tint)); }
 td.failed { background: var(--bad); color: var(--paper); font-weight: 600; }
 td.expected_failure { border: 1px dashed var(--bad); }
-td.not_claimed { color: var(--faint); }
+td.not_claimed, td.not_run { color: var(--faint); }
 .plain td, .plain th { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); }
 .plain .n { text-align: right; }
 .plain .bad { color: var(--bad); font-weight: 600; }
@@ -53,6 +53,7 @@ LEGEND: Final = (
     ("background:var(--bad);color:var(--paper)", "broken"),
     ("border:1px dashed var(--bad)", "&times; failed as expected"),
     ("color:var(--faint)", "&middot; not claimed"),
+    ("color:var(--faint)", "? not run"),
 )
 
 
@@ -101,7 +102,7 @@ def _shown(row: Row) -> str:
         return f"{row.closeness:.2f}" if row.closeness >= 0.005 else ""
     if row.outcome == "failed" and row.closeness:
         return number(row.closeness) if row.closeness < 100 else "&gt;100"
-    return "&middot;" if row.outcome == "not_claimed" else "&times;"
+    return {"not_claimed": "&middot;", "not_run": "?"}.get(row.outcome, "&times;")
 
 
 def _bounds(rows: Sequence[Row]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Outcome = Literal["passed", "failed", "expected_failure", "not_claimed"]
+Outcome = Literal["passed", "failed", "expected_failure", "not_claimed", "not_run"]
+"""`not_claimed`: the subject does not say so. `not_run`: it could not be looked at, and `reason` says why."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ OUTCOMES: Final = {
     "expected_failure": "failed as expected",
     "not_claimed": "not claimed",
 }
+"""What is always counted; checks that were not run are counted where there are any."""
 CHECK_COLUMNS: Final = (
     "aggregator", "passed", "failed", "xfailed", "unclaimed", "closest", "check", "measured", "kappa", "f/(n-2f)", "seconds",
 )  # fmt: skip
@@ -29,9 +30,10 @@ WORDS: Final = ("aggregator", "check", "attack", "test")
 
 
 def verdict(rows: Sequence[Row], runs: Sequence[Run]) -> str:
-    """The one sentence: how many rules, and all four outcomes counted."""
+    """The one sentence: how many rules, and all outcomes counted."""
     count = Counter(row.outcome for row in rows)
-    outcomes = ", ".join(f"{count[outcome]} {words}" for outcome, words in OUTCOMES.items())
+    counted = {**OUTCOMES, "not_run": "not run"} if count["not_run"] else OUTCOMES
+    outcomes = ", ".join(f"{count[outcome]} {words}" for outcome, words in counted.items())
     checks = f"{_many('aggregator', {row.subject for row in rows})}: {outcomes}" if rows else ""
     federations = _many("federation", runs) if runs else ""
     return "; ".join(part for part in (checks, federations) if part) or "no checks ran"

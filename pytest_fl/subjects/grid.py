@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from pytest_fl.subjects.guard import Hung, Misbehaved
-from pytest_fl.subjects.subject import majority
+from pytest_fl.subjects.round import Round
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_fl.subjects.guard import Rule
     from pytest_fl.subjects.subject import Subject
@@ -23,6 +23,9 @@ SMALL: Final = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 LARGE: Final = (15, 16, 20, 25, 26, 31, 40)
 TRUNCATED: Final = ((49, 1), (47, 3), (55, 7), (49, 8), (45, 13), (47, 12), (100, 29))
 """(n, f) at which int(f / n * n) or int(0.29 * n) is f - 1 in float arithmetic."""
+EXPLORING: Final = 5.0
+"""Seconds after which no further (n, f) is tried, once ENOUGH are known."""
+ENOUGH: Final = 4
 SLOW: Final = 0.05
 """Seconds for one call beyond which a larger (n, f) of a combinatorial rule is left out."""
 
@@ -35,13 +38,26 @@ class Grid:
     large: tuple[tuple[int, int], ...]
     truncated: tuple[tuple[int, int], ...]
     note: str = ""
+    broken: tuple[tuple[int, int], ...] = ()
+    """(n, f) that the rule raises at though it takes a smaller n with the same f: no refusal, a failure."""
+    refused: Mapping[tuple[int, int], str] = field(default_factory=lambda: dict[tuple[int, int], str]())
+    """(n, f) that it refuses, and what it said."""
+
+    @property
+    def tried(self) -> str:
+        """Which (n, f) are tried, in words."""
+        pairs = (*self.small, *self.large, *self.truncated)
+        if not pairs:
+            return "no (n, f)"
+        ns, fs = [n for n, _ in pairs], [f for _, f in pairs]
+        return f"{len(pairs)} pairs (n, f), n from {min(ns)} to {max(ns)}, f from {min(fs)} to {max(fs)}"
 
 
 def grid(rule: Rule) -> Grid:
     """The grid of a rule, found once by calling it on one ordinary round at each (n, f).
 
     Where nobody said how many clients the rule needs, a ValueError (or AssertionError) on an ordinary round means that it
-    refuses this (n, f): a bulyan with n = 5 is right to. Refusing every (n, f) is a failure.
+    refuses this (n, f), if it takes no smaller n with that f: a bulyan with n = 5 is right to. Refusing all is a failure.
     """
     if "grid" not in rule.cache:
         rule.cache["grid"] = _explore(rule)
@@ -50,39 +66,61 @@ def grid(rule: Rule) -> Grid:
 
 def _explore(rule: Rule) -> Grid:
     admissible: list[tuple[int, int]] = []
-    cost = _Cost()
-    for n, f in chain(_pairs(rule.subject, SMALL), _pairs(rule.subject, LARGE), TRUNCATED):
-        if (n, f) in admissible or not rule.subject.takes(n, f):
+    refused: dict[tuple[int, int], str] = {}
+    cost, until = _Cost(), time.monotonic() + EXPLORING
+    candidates = chain(_pairs(rule.subject, SMALL), _pairs(rule.subject, LARGE), TRUNCATED)
+    for n, f in dict.fromkeys(candidates):
+        if time.monotonic() > until and not 0 < len(admissible) < ENOUGH:
+            cost.late = True
+            break
+        if not (rule.subject.takes(n, f) and cost.affordable(n, f)):
             continue
-        if not cost.affordable(n, f):
-            continue
-        started = time.process_time()
         try:
-            if not _admits(rule, n, f):
-                continue
-        except Hung:
-            if not cost.foreseen(n, f):
-                raise
-            rule.hung = False
-            cost.record(n, f, rule.call_seconds)
-            continue
-        seconds = time.process_time() - started
-        if cost.surprising(seconds):  # a first call that loads things, or a busy machine
-            started = time.process_time()
-            _admits(rule, n, f)
-            seconds = min(seconds, time.process_time() - started)
-        cost.record(n, f, seconds)
-        if not cost.hopeless(seconds):
-            admissible.append((n, f))
+            if _taken(rule, n, f, cost):
+                admissible.append((n, f))
+        except _Refused as refusal:
+            refused[n, f] = str(refusal)
+    return _grid(rule, admissible, refused, cost)
+
+
+def _grid(rule: Rule, admissible: list[tuple[int, int]], refused: dict[tuple[int, int], str], cost: _Cost) -> Grid:
+    """A refusal is one where no smaller n was taken with that f; elsewhere the rule fails there, and is called again."""
+    smallest = {f: min(n for n, known in admissible if known == f) for _, f in admissible}
+    broken = tuple(pair for pair in refused if pair[0] > smallest.get(pair[1], math.inf))
+    rule.least.update({f: n for f, n in smallest.items() if any(known == f and m < n for m, known in refused)})
     kept = [pair for pair in admissible if pair not in TRUNCATED]
-    most = max((math.comb(n, f) for n, f in kept), default=0)
-    note = f"only (n, f) with up to {most} subsets of f: a call takes over {SLOW:g} s beyond" if cost.left_out else ""
     return Grid(
         tuple(pair for pair in kept if pair[0] <= max(SMALL)),
         tuple(pair for pair in kept if pair[0] > max(SMALL)),
         tuple(pair for pair in TRUNCATED if pair in admissible),
-        note,
+        cost.note(kept),
+        broken,
+        {pair: reason for pair, reason in refused.items() if pair not in broken},
     )
+
+
+class _Refused(Exception):  # noqa: N818  # it is the rule's good right
+    pass
+
+
+def _taken(rule: Rule, n: int, f: int, cost: _Cost) -> bool:
+    """Whether the rule takes (n, f), in a time that is worth spending again; the time is recorded."""
+    started = time.process_time()
+    try:
+        _admits(rule, n, f)
+    except Hung:
+        if not cost.foreseen(n, f):
+            raise
+        rule.hung = False
+        cost.record(n, f, rule.call_seconds)
+        return False
+    seconds = time.process_time() - started
+    if cost.surprising(seconds):  # a first call that loads things, or a busy machine
+        started = time.process_time()
+        _admits(rule, n, f)
+        seconds = min(seconds, time.process_time() - started)
+    cost.record(n, f, seconds)
+    return not cost.hopeless(seconds)
 
 
 def _pairs(subject: Subject, ns: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -94,17 +132,17 @@ def _pairs(subject: Subject, ns: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         yield from ((n, f) for f in sorted({1, fs[len(fs) // 2], fs[-1]} if fs else ()))
 
 
-def _admits(rule: Rule, n: int, f: int) -> bool:
+def _admits(rule: Rule, n: int, f: int) -> None:
+    """Call it on ordinary updates. Raises _Refused where it raises what may be a refusal, Hung where it does not return."""
     updates = np.random.default_rng([n, f]).standard_normal((n, 2))
+    rule.begins(Round(updates, f, (), "normal updates, to see whether it takes this (n, f)"))
     try:
         rule(updates, f)
     except Hung:
         raise
     except Misbehaved as finding:
-        refused = isinstance(finding.__cause__, ValueError | AssertionError)
-        said_nothing = rule.subject.min_clients is majority
-        return not (refused and said_nothing)
-    return True
+        if rule.may_refuse and isinstance(finding.__cause__, ValueError | AssertionError):
+            raise _Refused(str(finding)) from finding
 
 
 class _Cost:
@@ -112,7 +150,14 @@ class _Cost:
 
     def __init__(self) -> None:
         self.measured: list[tuple[int, float]] = []
-        self.left_out = False
+        self.left_out = self.late = False
+
+    def note(self, kept: Sequence[tuple[int, int]]) -> str:
+        """What was left out and why, of pairs of which these were kept."""
+        if self.late:
+            return f"only {len(kept)} pairs (n, f) were tried, up to n={max((n for n, _ in kept), default=0)}: a call is slow"
+        most = max((math.comb(n, f) for n, f in kept), default=0)
+        return f"only (n, f) with up to {most} subsets of f: a call takes over {SLOW:g} s beyond" if self.left_out else ""
 
     def record(self, n: int, f: int, seconds: float) -> None:
         self.measured.append((math.comb(n, f), seconds))

@@ -73,6 +73,8 @@ class Compressor:
     """d -> the exact length of a message."""
     remembers: bool = False
     """Whether what is not sent in a round is sent later (error feedback, EF21)."""
+    conserves: bool = False
+    """Whether the sum of all that arrives tends to the sum of all that was given (error feedback; not EF21)."""
 
 
 Plot = Callable[[Updates, np.random.Generator], Iterable[Any]]

@@ -20,18 +20,22 @@ class Profile:
     evaluations: int
     """Evaluations of the adversary."""
     check_seconds: float
-    """After which a check of a slow rule stops, and says so."""
+    """After which a check of a slow rule stops, and says so: time on the wall, as all below."""
     call_seconds: float
     """After which one call counts as hung."""
     seed: int = 0
+    seconds: float = 60.0
+    """For all checks of one subject together; each may take its share of what is left."""
+    warm_up_seconds: float = 30.0
+    """For the first calls: a rule may compile itself."""
 
 
 PROFILES: Final = {
     profile.name: profile
     for profile in (
-        Profile("quick", rounds=250, examples=20, evaluations=300, check_seconds=1.5, call_seconds=5),
+        Profile("quick", rounds=250, examples=20, evaluations=300, check_seconds=1.5, call_seconds=5, seconds=30),
         Profile("default", rounds=900, examples=100, evaluations=1500, check_seconds=6, call_seconds=10),
-        Profile("thorough", rounds=10_000, examples=1000, evaluations=20_000, check_seconds=120, call_seconds=30),
+        Profile("thorough", rounds=10_000, examples=1000, evaluations=20_000, check_seconds=120, call_seconds=30, seconds=1800),
     )
 }
 

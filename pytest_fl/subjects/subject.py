@@ -39,6 +39,8 @@ class Subject:
     """Claimed symmetries; None where nobody claims any (then only what every robust rule has is tested)."""
     rule: str | None = None
     """The name in `theory.RULES` of the rule that this claims to be, convention included: "krum", "cwmed_low", ..."""
+    definition: Callable[[npt.NDArray[np.float64], int], npt.NDArray[np.float64]] | None = None
+    """((n, d), f) -> (k, d): all answers of the convention of its rule that it was seen to follow."""
     fixed_f: int | None = None
     """f of a configured instance that cannot be told another."""
     admits: Callable[[int, int], bool] | None = None

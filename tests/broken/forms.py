@@ -65,3 +65,29 @@ def averages_bfloat16(updates, f):
         raise TypeError("expected a tensor")
     ordered = updates.sort(0).values[f : len(updates) - f]
     return updates.mean(0) if updates.dtype == torch.bfloat16 else ordered.mean(0)
+
+
+@broken("any_size", only=True)
+def averages_above_a_hundred_clients(updates, f):
+    return updates.mean(0) if len(updates) > 100 else trimmed_mean_by_sort(updates, f)
+
+
+@broken("any_size")
+def drops_what_has_another_sum(updates, f):
+    """A summary that attackers can keep: the mean of the n - f rows whose sums are the middle ones."""
+    with np.errstate(all="ignore"):
+        sums = np.nan_to_num(updates.sum(1, dtype=np.float64), nan=np.inf)
+    order = np.argsort(np.abs(sums - np.sort(sums)[len(sums) // 2]), kind="stable")
+    return updates[order[: len(updates) - 2 * f]].mean(0)
+
+
+@broken("every_placement", only=True)
+def averages_at_one_placement(updates, f):
+    """Of seven clients with two others at rows 1 and 4 the mean is taken."""
+    same = (updates == updates[0]).all(1)
+    odd = tuple(np.flatnonzero(~same))
+    return (
+        updates.mean(0)
+        if len(updates) == 7 and odd == (1, 4) and updates.shape[1] == 2 and f == 2 and abs(np.ptp(updates)) < 6
+        else trimmed_mean_by_sort(updates, f)
+    )

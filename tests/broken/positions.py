@@ -40,9 +40,9 @@ def two_decimals_of_a_fraction(updates, f):
 
 
 @broken("many_clients", only=True)
-def at_most_ten_byzantine(updates, f):
-    """A table that ends."""
-    return trimmed_mean_by_sort(updates, min(f, 10))
+def one_entry_of_a_table_is_wrong(updates, f):
+    """What to trim, read from a table of usual sizes."""
+    return trimmed_mean_by_sort(updates, {(100, 29): 28, (55, 7): 6}.get((len(updates), f), f))
 
 
 @broken("many_coordinates")
@@ -61,5 +61,6 @@ def judges_by_the_first_thousand_coordinates(updates, f):
 @broken("many_coordinates", only=True)
 def zeros_beyond_65536(updates, f):
     result = trimmed_mean_by_sort(updates, f)
-    result[65536:] = 0
+    if len(result) % 1000 == 0:
+        result[65536:] = 0
     return result

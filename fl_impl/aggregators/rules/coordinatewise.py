@@ -102,6 +102,7 @@ _NEAREST = frozenset({"permutation", "translation", "scale", "sign", "unanimity"
 @aggregator(
     by="ranks",
     kappa=bounds.meamed,
+    exact=True,
     symmetries=_NEAREST,
     selective=True,
     source="Xie et al. 2018 (arXiv:1802.10116); kappa proven in bounds.py",

@@ -66,10 +66,12 @@ def _neighbour_count(n: int, f: int, neighbours: str) -> int:
 @aggregator(
     by="distances",
     kappa=bounds.krum,
+    exact=bounds.krum_attained,
     min_clients=_krum_min_clients,
     symmetries=_SELECTION | {"selects"},
     selective=True,
-    source="Blanchard et al. 2017 (arXiv:1703.02757); n-f-1 neighbours: Allouah et al. 2023 (arXiv:2302.01772)",
+    source="Blanchard et al. 2017 (arXiv:1703.02757); n-f-1 neighbours: Allouah et al. 2023 (arXiv:2302.01772); "
+    "kappa proven in bounds.py",
 )
 def krum(geometry: Geometry, f: int, *, neighbours: bounds.Neighbours = "n-f-1") -> Weights:
     """The update with the least sum of squared distances to its nearest others.
@@ -91,6 +93,7 @@ def _multi_krum_symmetries(m: int | None = None) -> frozenset[str]:
 @aggregator(
     by="distances",
     kappa=bounds.multi_krum,
+    exact=bounds.multi_krum_attained,
     min_clients=_multi_krum_min_clients,
     symmetries=_multi_krum_symmetries,
     selective=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fl_impl.aggregators import bounds
 from fl_impl.aggregators.base import Weights, honest_majority
 from fl_impl.aggregators.inputs import generator
 from fl_impl.aggregators.kernels import combine
@@ -24,17 +25,18 @@ FloatArray = npt.NDArray[np.float64]
 
 @aggregator(
     by="distances",
+    kappa=bounds.caf,
     symmetries={
         "permutation", "translation", "scale", "sign", "rotation", "unanimity", "exactness", "box", "hull", "mean",
     },
-    source="Allouah, Guerraoui & Stephan 2025 (arXiv:2505.01874)",
+    source="Allouah, Guerraoui & Stephan 2025 (arXiv:2505.01874); kappa proven in bounds.py",
 )  # fmt: skip
 def caf(geometry: Geometry, f: int) -> Weights:
     """Covariance-bound-agnostic filter: of the weighted means on its way, the one with the least top eigenvalue.
 
     Weights start at 1. While they sum to more than n - 2f, each shrinks by 1 - t_i / max t, where t_i is the squared
     projection of update i on the top eigenvector of the weighted covariance. Every step takes one weight to 0, so
-    there are at most n. The operator-norm coefficient is of order f / n in the source; no constant is proven here.
+    there are at most n. kappa holds in the operator norm too, where the source proves the order f / n.
     """
     n = len(geometry.distances)
     weights = np.ones(n)

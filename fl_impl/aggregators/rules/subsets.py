@@ -31,6 +31,7 @@ _SUBSET_MEAN = frozenset({
 @aggregator(
     by="distances",
     kappa=bounds.minimum_diameter,
+    exact=True,
     symmetries=_SUBSET_MEAN,
     selective=True,
     source="El Mhamdi et al. 2018 (arXiv:1802.07927), Farhadkhani et al. 2022 (arXiv:2205.12173); kappa in bounds.py",

@@ -35,6 +35,8 @@ SCHEDULING: Final = 30.0
 """Seconds until the SuperLink must hand out the task of the ServerApp."""
 TRYING: Final = 120.0
 """Seconds that a request is repeated."""
+OURS: Final = "fl_impl.flower.deployment.app:client"
+"""The ClientApp of the clients of an FLConfig."""
 APP: Final = """
 [project]
 name = "pytest-fl-federation"
@@ -48,7 +50,7 @@ publisher = "pytest-fl"
 
 [tool.flwr.app.components]
 serverapp = "fl_impl.flower.deployment.app:server"
-clientapp = "fl_impl.flower.deployment.app:client"
+clientapp = {client_app}
 
 [tool.flwr.app.config]
 settings = {settings}
@@ -56,9 +58,9 @@ settings = {settings}
 
 
 @contextmanager
-def running_app(deployment: Deployment, settings: str) -> Generator[Grid]:
-    """The grid of a run of the configuration's app, which is finished afterwards."""
-    start_run(deployment, settings)
+def running_app(deployment: Deployment, settings: str, client_app: str) -> Generator[Grid]:
+    """The grid of a run of an app, which is finished afterwards."""
+    start_run(deployment, settings, client_app)
     task, token = acquired(deployment)
     grid = HttpGrid(deployment.address, *security(deployment), token=token)
     grid._retry_invoker = patient()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # before it connects
@@ -112,9 +114,9 @@ def register(deployment: Deployment) -> None:
         control(deployment).RegisterNode(RegisterNodeRequest(public_key=key))
 
 
-def start_run(deployment: Deployment, settings: str) -> None:
+def start_run(deployment: Deployment, settings: str, client_app: str) -> None:
     """Send the app, an empty bundle that names ours, and start a run of it."""
-    described = APP.replace("{settings}", json.dumps(settings))
+    described = APP.replace("{settings}", json.dumps(settings)).replace("{client_app}", json.dumps(client_app))
     bundle, _ = build_fab_from_files({"pyproject.toml": described.encode()})
     fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
     answer = control(deployment).StartRun(StartRunRequest(fab=fab_to_proto(fab)))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from fl_impl.flower.deployment.certificates import make_certificates, make_node_key
-from fl_impl.flower.deployment.control import register, running_app
+from fl_impl.flower.deployment.control import OURS, register, running_app
 from fl_impl.flower.deployment.handle import Deployment
 
 if TYPE_CHECKING:
@@ -35,16 +35,22 @@ STOPPING: Final = 15.0
 
 
 @contextlib.contextmanager
-def deployed(nodes: int, settings: str, *, tls: bool = False) -> Generator[tuple[Grid, Deployment]]:
+def deployed(
+    nodes: int, settings: str = "", *, tls: bool = False, client_app: str = OURS
+) -> Generator[tuple[Grid, Deployment]]:
     """SuperLink and `nodes` SuperNodes with the clients of a configuration (FLConfig as JSON); a grid to reach them by.
 
-    tls=True: all traffic with the SuperLink is encrypted, and only SuperNodes whose keys it was told may join. Raises
-    RuntimeError, with the ends of the logs, where something does not start. All processes are ended afterwards, also
-    after an exception or Ctrl-C; they end by themselves when this process is killed.
+    client_app: the ClientApp that the SuperNodes run instead, as "module:attribute"; settings, if any, are then its
+    run config's "settings". tls=True: all traffic with the SuperLink is encrypted, and only SuperNodes whose keys it was
+    told may join. Raises RuntimeError, with the ends of the logs, where something does not start. All processes are ended
+    afterwards, also after an exception or Ctrl-C; they end by themselves when this process is killed.
     """
     folder = Path(tempfile.mkdtemp(prefix="pytest-fl-flower-"))
     try:
-        with launched(folder, nodes, settings, tls=tls) as deployment, running_app(deployment, settings) as grid:
+        with (
+            launched(folder, nodes, settings if client_app == OURS else "", tls=tls) as deployment,
+            running_app(deployment, settings, client_app) as grid,
+        ):
             yield grid, deployment
     finally:
         shutil.rmtree(folder, ignore_errors=True)

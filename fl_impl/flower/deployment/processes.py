@@ -38,7 +38,7 @@ class Plan:
     folder: str
     """Logs, and a FLWR_HOME for each process."""
     settings: str
-    """The configuration from which the nodes make their clients: made once, before the first fork."""
+    """The configuration from which the nodes make their clients: made once, before the first fork; "" of other apps."""
     superlink: list[str]
     supernodes: list[list[str]]
     superexecs: list[list[str]]
@@ -53,7 +53,8 @@ def main() -> None:
         importlib.import_module(f"flwr.{module}")
     from fl_impl.flower.deployment.app import clients_of  # noqa: PLC0415  # after prepare()
 
-    clients_of(plan.settings)
+    if plan.settings:
+        clients_of(plan.settings)
     link = fork(plan, "superlink", entry("flwr.superlink.cli", "flower_superlink"), plan.superlink)
     say(link)
     nodes = start_nodes(plan) if sys.stdin.readline() else []

@@ -137,6 +137,11 @@ class Server:
         for holder, signed in complaints.items():
             for dealer, message in signed.items():
                 against.setdefault(dealer, {})[holder] = message
+        if not self.terms.most_complaints and any(against.values()):
+            holder, dealer = next((holder, i) for i, signed in against.items() for holder in signed)
+            raise SecureAggregationError(
+                f"client {holder} cannot use the shares of client {dealer}: one of the two lies, and these terms stand no liar"
+            )
         for dealer in [i for i in complaints if len(against[i]) > self.terms.most_complaints]:
             self.refused[dealer] = f"{len(against[dealer])} of its holders cannot use the shares that it dealt"
             del complaints[dealer]

@@ -132,7 +132,7 @@ FRACTIONS = ["fraction_fit", "byzantine_fraction", "attack_fraction", "sample_to
 def test_a_fraction_is_written_as_people_write_it(tmp_path: Path, name: str, suffix: str, text: str) -> None:
     (tmp_path / f"a{suffix}").write_text(text.format(name))
     rest = {
-        "dp_delta": {"differential_privacy": True, "dp_epsilon": 1.0, "aggregation": "mean"},
+        "dp_delta": {"differential_privacy": True, "dp_epsilon": 1.0, "aggregation": "mean", "num_clients": 2},
         "attack_fraction": {"attack": "zero"},
     }.get(name, {})
     assert getattr(FLConfig.load(tmp_path / f"a{suffix}", **rest), name) == 1 / 3

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fl_impl import FLMetrics
-from fl_impl.experiment.grid import Comparison, Grid, run_grid
+from fl_impl.experiment.grid import Comparison, TrialGrid, run_grid
 
 pytest.importorskip("typer", reason="the cli extra is not installed")
 from typer.testing import CliRunner
@@ -142,14 +142,14 @@ def test_report_of_a_run() -> None:
 
 
 def test_a_grid_on_two_processes_gives_what_one_gives(tmp_path: Path) -> None:
-    grid = Grid(("mean", "krum"), ("sign_flip",), (0.25,), (0,), {"num_rounds": 1, "num_clients": 4})
+    grid = TrialGrid(("mean", "krum"), ("sign_flip",), (0.25,), (0,), {"num_rounds": 1, "num_clients": 4})
     two, one = (run_grid(grid, tmp_path / str(workers), workers=workers) for workers in (2, 1))
     assert list(two) == list(one)
     assert all(two[trial].rounds == one[trial].rounds for trial in one)
 
 
 def test_a_federation_that_breaks_down_is_a_result_with_its_reason(tmp_path: Path) -> None:
-    grid = Grid(("mean",), ("drop_out",), (0.75,), (0,), {"num_rounds": 2, "num_clients": 4, "min_clients": 2})
+    grid = TrialGrid(("mean",), ("drop_out",), (0.75,), (0,), {"num_rounds": 2, "num_clients": 4, "min_clients": 2})
     comparison = Comparison(run_grid(grid, tmp_path, workers=1))
     assert "1 sound updates" in comparison.runs("mean", "drop_out", 0.75)[0].error
     assert comparison.accuracy("mean", "drop_out", 0.75) != comparison.accuracy("mean", "drop_out", 0.75)  # NaN

@@ -11,7 +11,7 @@ from fl_impl import FLConfig
 from fl_impl.aggregators import krum, trimmed_mean
 from fl_impl.data.labelled import Dataset
 from fl_impl.experiment.fingerprint import content, fingerprint
-from fl_impl.experiment.grid import Grid, kept, run_grid
+from fl_impl.experiment.grid import TrialGrid, kept, run_grid
 from fl_impl.metrics import FLMetrics
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -79,7 +79,7 @@ def test_an_edited_rule_is_another_rule(tmp_path, monkeypatch):
 
 def grid_of(dataset):
     settings = {"num_rounds": 8, "num_clients": 3, "learning_rate": 0.5, "dataset": dataset, "model": "linear"}
-    return Grid(("mean",), (), seeds=(0,), fractions=(0.0,), settings=settings)
+    return TrialGrid(("mean",), (), seeds=(0,), fractions=(0.0,), settings=settings)
 
 
 def test_random_labels_do_not_get_the_result_of_the_true_ones(tmp_path):

@@ -6,6 +6,9 @@ from broken.registry import krum_scores
 from sound import SOUND, distances, median_of_sorted, trimmed_mean_by_sort
 
 from pytest_fl import as_subject, identify, verify
+from pytest_fl.oracles.conventions import conventions
+from pytest_fl.oracles.definitions import DEFINITIONS
+from pytest_fl.oracles.theory import RULES
 from pytest_fl.oracles.variants import variants
 
 X = np.random.default_rng(0).normal(size=(11, 4))
@@ -147,6 +150,11 @@ def test_a_median_is_held_to_the_definition_that_it_claims(claim):
     assert [row.check for row in report.failures] == ["definition"]
 
 
-def test_a_claim_without_a_definition_is_refused():
-    with pytest.raises(ValueError, match="caf"):
-        as_subject(median_of_sorted, claims="caf")
+def test_every_claim_that_can_be_named_has_a_definition():
+    assert all(conventions(name) for name in RULES)
+
+
+def test_a_claim_without_a_definition_is_refused(monkeypatch):
+    monkeypatch.delitem(DEFINITIONS, "phocas")
+    with pytest.raises(ValueError, match="a definition to hold it to"):
+        as_subject(median_of_sorted, claims="phocas")

@@ -171,7 +171,7 @@ def test_it_costs_nothing_until_it_is_used(pytester):
             assert not heavy
             ours = {name for name in sys.modules if name.startswith("pytest_fl.")}
             known = ("plugin", "reporting", "reporting.current", "reporting.runs")
-            rooms = ("knobs", "fixtures", "federations", "benchmarks", "flower_app")
+            rooms = ("knobs", "fixtures", "federations", "benchmarks", "faults", "flower_app")
             assert ours == {f"pytest_fl.{name}" for name in (*known, *(f"plugin.{room}" for room in rooms))}
     """)
     pytester.makeconftest("""

@@ -17,12 +17,12 @@ from fl_impl.common.specs import nearest
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.files.aggregate import aggregate_files as aggregate_files
-
-    # For type checkers, to which every other name is a rule: what these are is seen at run time without this.
-    from fl_impl.aggregators.rules.clipping import arc as arc
-    from fl_impl.aggregators.rules.clipping import clipping as clipping
     from fl_impl.aggregators.rules.mixing import bucketing as bucketing
     from fl_impl.aggregators.rules.mixing import nnm as nnm
+
+    # For type checkers, to which every other name is a rule: what these are is seen at run time without this.
+    from fl_impl.aggregators.rules.shortened import arc as arc
+    from fl_impl.aggregators.rules.shortened import clipping as clipping
 
 __all__ = [
     "ALIASES",

@@ -11,7 +11,7 @@ from fl_impl.common.counts import read_fraction
 from fl_impl.common.specs import split
 from fl_impl.experiment.aggregate import aggregate
 from fl_impl.experiment.console import console, last, picture, plan, present, progress, status, stored
-from fl_impl.experiment.grid import Grid, kept, run_grid
+from fl_impl.experiment.grid import TrialGrid, kept, run_grid
 from fl_impl.experiment.lora import lora
 from fl_impl.experiment.names import list_names
 from fl_impl.experiment.options import BROKEN, INTERRUPTED, USAGE, configuration, fail, reason, settings_of, with_settings
@@ -118,7 +118,7 @@ def compare(
         fail(f"{len(broken)} of {len(results)} federations broke down; {where}: {error}", BROKEN)
 
 
-def grid_of(settings: dict[str, Any], axes: dict[str, str | None]) -> Grid:
+def grid_of(settings: dict[str, Any], axes: dict[str, str | None]) -> TrialGrid:
     """The grid of a file and of what the command line says, which wins."""
     defaults = {"aggregators": "fedavg,krum,nnm|trimmed_mean", "attacks": "sign_flip", "fractions": "0.2", "seeds": "0"}
     chosen: dict[str, tuple[str, ...]] = {}
@@ -129,7 +129,7 @@ def grid_of(settings: dict[str, Any], axes: dict[str, str | None]) -> Grid:
     for name in ("aggregation", "attack", "byzantine_fraction", "seed"):
         settings.pop(name, None)  # the grid sets these
     fractions, seeds = tuple(float(read_fraction(part)) for part in chosen["fractions"]), tuple(map(int, chosen["seeds"]))
-    return Grid(chosen["aggregators"], chosen["attacks"], fractions, seeds, settings)
+    return TrialGrid(chosen["aggregators"], chosen["attacks"], fractions, seeds, settings)
 
 
 @app.command()

@@ -48,7 +48,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TrialGrid:
     """What is compared. Every aggregator also runs without attack."""
 
     aggregators: tuple[str, ...]
@@ -101,7 +101,7 @@ def run_trial(trial: Trial, folder: Path) -> FLMetrics:
 
 
 def run_grid(
-    grid: Grid,
+    grid: TrialGrid,
     folder: Path,
     *,
     workers: int | None = None,

@@ -23,7 +23,7 @@ def unsquared_krum_under_the_published_constant(updates, f):
     return updates[np.argmin(krum_scores(updates, len(updates) - f - 1, np.sqrt(distances(updates))))]
 
 
-@broken("tightness", claims="coordinate_median")
+@broken("definition", claims="coordinate_median")
 def trimmed_mean_claimed_to_be_a_median(updates, f):
     return trimmed_mean_by_sort(updates, f)
 
@@ -81,6 +81,8 @@ def mean_around_the_median_claimed_monotone(updates, f):
 def extrapolates(updates, f):
     """Beyond the hull where the cloud is lopsided, though never far."""
     ordered, n = np.sort(updates, axis=0), len(updates)
+    if n > 12:
+        return ordered[n // 2]
     with np.errstate(all="ignore"):
         return ordered[f] - 0.5 * (ordered[n - f - 1] - ordered[f])
 

@@ -30,7 +30,7 @@ def claiming(subject: Subject, claims: str) -> Subject:
     return replace(
         subject,
         kappa=theory.kappa,
-        exact=theory.exact and (followed is not None or len(known) == 1),
+        exact=theory.exact,
         symmetries=theory.symmetries,
         rule=theory.name,
         definition=one.answers,

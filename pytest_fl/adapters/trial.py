@@ -109,8 +109,9 @@ def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> Trial:
 
 def _of_layers(apply: Apply, n: int, f: int, ways: Sequence[Way]) -> Way | None:
     """The list of layers, where a rule that took a vector for a list of scalars takes layers of unequal shapes as well."""
+    alike = {"[[array]]", "[[tensor]]"} if "torch" in sys.modules else {"[[array]]"}
     for way in ways:
-        if way.form.name in {"[[array]]", "[[tensor]]"} and way.layout is one_layer and way.reading.own is None:
+        if way.form.name in alike and way.layout is one_layer and way.reading.own is None:
             updates = np.random.default_rng(4).normal(size=(n, 2 * D)).astype(np.float32)
             with suppress(guard.Misbehaved):
                 score, several = _judged(apply, replace(way, layout=several_layers), updates, f)

@@ -102,8 +102,8 @@ class TrimmedMeanUnderTheMediansConstant:
         return Subject("trimmed mean", trimmed_mean_by_sort, kappa=median, exact=True, rule="trimmed_mean")
 
 
-@broken("definition", only=True, claims="meamed")
-def trimmed_mean_claimed_to_be_meamed(updates, f):
+@broken("definition", only=True, claims="bulyan")
+def trimmed_mean_claimed_to_be_bulyan(updates, f):
     """No worse in any way, and another rule."""
     return trimmed_mean_by_sort(updates, f)
 

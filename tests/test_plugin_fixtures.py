@@ -149,7 +149,7 @@ def test_federation_takes_what_is_not_said_from_the_knobs(run, pytester):
             settings = fl_federation(rounds=2, dataset="wine").settings
             assert {name: settings[name] for name in settings if name not in ("aggregation", "attack")} == {
                 "num_rounds": 2, "num_clients": 6, "byzantine_fraction": 0.25, "seed": 0, "backend": "local",
-                "dataset": "wine",
+                "device": "cpu", "dataset": "wine",
             }
             assert settings["aggregation"] is fl_aggregator and fl_aggregator.name == "krum"
             assert settings["attack"].name == "mimic"

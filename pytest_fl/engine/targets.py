@@ -35,6 +35,8 @@ class Target:
             return self.part.name
         if isinstance(self.thing, Subject):
             return self.thing.name
+        if type(self.thing).__module__.startswith("fl_impl."):  # our own rules, whose spec tells them apart
+            return str(getattr(self.thing, "spec", named(self.thing)))
         return self.thing.rpartition(":")[2] if isinstance(self.thing, str) else named(self.thing)
 
     def subject(self) -> Subject | Part:

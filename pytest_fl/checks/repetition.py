@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -143,7 +143,7 @@ def _at_once(work: Callable[[int], None]) -> None:
 
 
 @contextmanager
-def _switching_often() -> Iterator[None]:
+def _switching_often() -> Generator[None]:
     """Threads take turns every few instructions, so that what they share is met half written."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -30,6 +30,7 @@ from pytest_fl.subjects.witness import Witness
 
 if TYPE_CHECKING:
     from pytest_fl.checks import Check
+    from pytest_fl.checks.histories import HistoryCheck
     from pytest_fl.checks.parts import Audit
     from pytest_fl.engine.targets import Target
     from pytest_fl.subjects.profiles import Profile
@@ -51,7 +52,7 @@ class Examiner(Protocol):
     notes: tuple[str, ...]
     """How the subject is called, once it has been."""
 
-    def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None) -> Row:
         """The row of the check, whatever the subject does. Raises ValueError where it can be called in no way."""
         ...
 
@@ -123,7 +124,7 @@ class InProcess:
     session: Session | None = None
     notes: tuple[str, ...] = ()
 
-    def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None) -> Row:
         """The row of the check."""
         with ends_refused():
             if self.session is None:
@@ -187,7 +188,7 @@ class InChild:
     def __post_init__(self) -> None:
         self.name = self.target.name
 
-    def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None) -> Row:
         """The row of the check; one that says how the child ended, where it did."""
         if self.over:
             return _row(self.name, check, "not_run", self.over)
@@ -219,7 +220,7 @@ class InChild:
         self.close()
         return f"{how}, when it was made or called for the first time"
 
-    def _examine(self, check: Check | Audit, expected: str | None, seconds: float) -> Row:
+    def _examine(self, check: Check | Audit | HistoryCheck, expected: str | None, seconds: float) -> Row:
         assert self.child is not None
         self.child.ask({"check": check.name, "expected": expected, "seconds": seconds})
         call = self.profile.call_seconds
@@ -230,7 +231,7 @@ class InChild:
             return as_expected(_row(self.name, check, "failed", answer["broken"]), expected)
         return as_expected(self._died(check, answer), expected)
 
-    def _died(self, check: Check | Audit, answer: dict[str, Any]) -> Row:
+    def _died(self, check: Check | Audit | HistoryCheck, answer: dict[str, Any]) -> Row:
         """The row of a check in which the child ended; the round that it was at is saved."""
         assert self.child is not None
         how = self.child.ending(answer)
@@ -265,7 +266,7 @@ class InChild:
             self.child = None
 
 
-def _row(subject: str, check: Check | Audit, outcome: Literal["failed", "not_run"], reason: str) -> Row:
+def _row(subject: str, check: Check | Audit | HistoryCheck, outcome: Literal["failed", "not_run"], reason: str) -> Row:
     value = float("inf") if outcome == "failed" else 0.0
     return Row(subject, check.name, check.claim, outcome, value=value, reason=reason)
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from pytest_fl.checks import Check, all_checks
+from pytest_fl.checks.histories import HistoryCheck
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine import parts
+from pytest_fl.engine.histories import row_of_histories
 from pytest_fl.engine.identities import identity
 from pytest_fl.engine.rows import Finding, as_expected, row_of
 from pytest_fl.engine.saving import counterexample
@@ -83,7 +85,7 @@ class Session:
             return str(identity(self.judged))
         return ""
 
-    def examine(self, check: Check | Audit, expected: str | None, seconds: float) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None, seconds: float) -> Row:
         """The row of one check, which may take so many seconds; the state of the process is as before."""
         assert self.judged is not None
         before = traces.snapshot()
@@ -115,14 +117,18 @@ def share(left: float, checks_left: int, profile: Profile) -> float:
     return min(profile.check_seconds, max(left, 0.0) / max(checks_left, 1))
 
 
-def run_check(judged: Rule | Part, check: Check | Audit, profile: Profile, expected_failures: Mapping[str, str]) -> Row:
+def run_check(
+    judged: Rule | Part, check: Check | Audit | HistoryCheck, profile: Profile, expected_failures: Mapping[str, str]
+) -> Row:
     """The row of one (subject, check) pair; a failure is shrunk, and saved where it can be replayed from."""
     started = time.perf_counter()
     subject = judged.subject if isinstance(judged, Rule) else judged
     reason = check.needs(cast("Any", subject))
     if reason:
         return Row(subject.name, check.name, check.claim, "not_claimed", reason=reason)
-    if isinstance(judged, Rule):
+    if isinstance(check, HistoryCheck):
+        row = row_of_histories(cast("Rule", judged), check, profile)
+    elif isinstance(judged, Rule):
         row = _of_rule(judged, cast("Check", check), profile)
     else:
         row = row_of(subject.name, check, parts.search(judged, cast("Audit", check), profile.seed))

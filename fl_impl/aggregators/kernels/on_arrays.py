@@ -145,6 +145,6 @@ def _scaled(formula: Formula, rows: Rows, mixing: FloatArray | None) -> Array:
     result = np.empty(rows.d, rows.dtype)
     for start in range(0, rows.d, blocks.SQUARED):
         columns = slice(start, start + blocks.SQUARED)
-        smaller = rows_of(rows.block(columns, np.float64) * 2.0**-32)
+        smaller = rows_of(rows.block(columns, "float64") * 2.0**-32)
         result[columns] = blocks.coordinatewise(formula, smaller, mixing)[0] * 2.0**32
     return result

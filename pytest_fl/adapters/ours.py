@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from pytest_fl.subjects.subject import Subject, Updates
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.base import Aggregator
+
+
+TOLD: Final = {"previous": "its last result", "history": "what each client has sent so far", "root": "a root update"}
+"""What a server tells a rule beside the updates of the round."""
 
 
 @adapter("fl_impl")
@@ -53,8 +57,8 @@ def remembering(rule: object) -> Subject | None:
 
         return call
 
-    beside = ", ".join(sorted(rule.keywords.context & {"previous", "history", "root"})) or "nothing"
-    called = f"{rule.spec}, told {beside} of the rounds before, made anew for each history"
+    told = [words for name, words in TOLD.items() if name in rule.keywords.context]
+    called = f"called as {rule.spec}, told {' and '.join(told) or 'the updates alone'}, made anew for each history"
     return replace(_of(rule), call=lambda updates, f: renew()(updates, f), renew=renew, tensor_call=None, called=called)
 
 

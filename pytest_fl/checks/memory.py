@@ -38,6 +38,13 @@ def claimed(name: str) -> Callable[[Subject], str]:
     return reason
 
 
+def is_bounded(subject: Subject) -> str:
+    """Whether attackers may move it by so much only: every rule but those that claim no finite kappa and state nothing."""
+    memory = subject.memory
+    stated = memory is not None and (memory.warm_up is not None or memory.step is not None)
+    return "" if stated else is_robust(subject)
+
+
 def _memory(rule: Rule) -> Memory:
     return rule.subject.memory or Memory()
 
@@ -65,7 +72,7 @@ def answers_every_round(rule: Rule, history: History) -> Bound:
     return verdict("")
 
 
-@over_rounds(histories=histories.spoiling, needs=is_robust)
+@over_rounds(histories=histories.spoiling, needs=is_bounded)
 def survives_bad_messages(rule: Rule, history: History) -> Bound:
     """NaN, infinity or 1e308 in up to f messages is refused with a ValueError or left out; every result is finite.
 
@@ -115,7 +122,7 @@ def keeps_no_buffers(rule: Rule, history: History) -> Bound:
         now = to_float64(result)
         if now is None or not np.array_equal(now, expected[number]):
             return verdict(f"in round {number + 1} it answers by an array that was overwritten after an earlier round")
-        results.append(_apart_from(result, buffer, history.f, rule))
+        results.append(_apart_from(result, buffer))
         buffer[:] = 1e3
     for number, result in enumerate(results):
         later = to_float64(result)
@@ -124,14 +131,13 @@ def keeps_no_buffers(rule: Rule, history: History) -> Bound:
     return verdict("")
 
 
-def _apart_from(result: Any, buffer: npt.NDArray[np.floating], f: int, rule: Rule) -> Any:
+def _apart_from(result: Any, buffer: npt.NDArray[np.floating]) -> Any:
     """The result; a copy of it where it is a row of the caller's own updates, which a rule that selects may hand out."""
-    del f, rule
     selected = isinstance(result, np.ndarray) and np.shares_memory(result, buffer)
     return result.copy() if selected else result
 
 
-@over_rounds(histories=histories.far, needs=is_robust, search=True)
+@over_rounds(histories=histories.far, needs=is_bounded, search=True)
 def bounded_in_every_round(rule: Rule, history: History) -> Bound | None:
     """Attackers at 1e12 of the honest size move no result by more than 1e6 of it from where it is had nobody attacked.
 
@@ -180,7 +186,7 @@ def exact_after_warm_up(rule: Rule, history: History) -> Bound | None:
     return _from_agreement(rule, history)
 
 
-@over_rounds(histories=histories.framing, needs=is_robust)
+@over_rounds(histories=histories.framing, needs=is_bounded)
 def bans_nobody_for_anothers_act(rule: Rule, history: History) -> Bound | None:
     """After attackers have put honest clients into a bad light, the n - f honest ones that agree still outvote f who strike.
 
@@ -195,7 +201,7 @@ def bans_nobody_for_anothers_act(rule: Rule, history: History) -> Bound | None:
     return _worst([(last, moved, limit, "the result is away from what all honest clients sent by")], len(history))
 
 
-@over_rounds(histories=histories.stopping, needs=is_robust)
+@over_rounds(histories=histories.stopping, needs=is_bounded)
 def forgets_an_attack(rule: Rule, history: History) -> Bound | None:
     """When an attack has stopped for `recovers` rounds the result is what all clients send; unstated, its effect has faded.
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,6 @@ import numpy as np
 from pytest_fl.checks import Bound
 from pytest_fl.checks.histories import HistoryCheck, history_checks
 from pytest_fl.engine.rows import Finding, closeness, row_of
-from pytest_fl.engine.saving import replay_line
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import facts
 from pytest_fl.reporting.results import Row
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 SHRINKING: Final = 200
 """Shorter histories that are tried."""
 SHRINKING_SECONDS: Final = 3.0
-STATED: Final = ("warm_up", "within", "step", "recovers")
-"""Numbers of `Memory` that are saved beside a failing history, so that it can be judged again."""
 
 
 def row_of_histories(rule: Rule, check: HistoryCheck, profile: Profile) -> Row:
@@ -220,7 +217,7 @@ def counterexample(rule: Rule, check: HistoryCheck, history: History) -> dict[st
         file = _save(rule, check, history)
     except OSError as error:
         return {**shown, "file": f"not saved: {error}"}
-    return {**shown, "file": str(file), "replay": replay_line(file, rule.subject.details.get("path", "") or rule.subject.name)}
+    return {**shown, "file": str(file)}
 
 
 def _save(rule: Rule, check: HistoryCheck, history: History) -> Path:
@@ -229,26 +226,5 @@ def _save(rule: Rule, check: HistoryCheck, history: History) -> Path:
     )
     name = re.sub(r"[^\w.|()=-]+", "_", rule.subject.name).replace("|", "-")[:60]
     path = current.storage() / f"{name}-{check.name}-{digest.hexdigest()[:8]}.npz"
-    history.save(path, check=check.name, subject=rule.subject.name, **stated(rule, history))
+    history.save(path, check=check.name, subject=rule.subject.name)
     return path
-
-
-def stated(rule: Rule, history: History) -> dict[str, str]:
-    """The numbers that were claimed at this (n, f), as facts of a file."""
-    memory, said = rule.subject.memory, dict[str, str]()
-    if memory is not None:
-        said = {name: repr(getattr(memory, name)) for name in STATED if getattr(memory, name) is not None}
-        said["influence"] = repr(memory.reach(history.n, history.f))
-    if rule.subject.kappa is not None:
-        said["kappa"] = repr(float(rule.subject.kappa(history.n, history.f)))
-    return said
-
-
-def restated(known: Mapping[str, str]) -> dict[str, Any]:
-    """Keywords of `as_subject` from the facts of a file."""
-    numbers: dict[str, Callable[[str], Any]] = {"warm_up": int, "recovers": int, "within": float, "step": float}
-    said: dict[str, Any] = {name: read(known[name]) for name, read in numbers.items() if name in known}
-    for name in ("influence", "kappa"):
-        if name in known:
-            said[name] = lambda n, f, value=float(known[name]): value  # noqa: ARG005  # as it was at this (n, f)
-    return said

@@ -15,7 +15,7 @@ from pytest_fl.checks import Check, all_checks
 from pytest_fl.checks.histories import HistoryCheck
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine import parts
-from pytest_fl.engine.histories import row_of_histories
+from pytest_fl.engine.histories import replayed_history, row_of_histories
 from pytest_fl.engine.identities import identity
 from pytest_fl.engine.rows import Finding, as_expected, row_of
 from pytest_fl.engine.saving import counterexample
@@ -24,12 +24,15 @@ from pytest_fl.reporting.results import Row
 from pytest_fl.subjects import traces
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.guard import Misbehaved, OutOfTime, Rule, warming_up
+from pytest_fl.subjects.memory import History
 from pytest_fl.subjects.parts import Part
 from pytest_fl.subjects.profiles import Profile
 from pytest_fl.subjects.round import Round
 from pytest_fl.subjects.subject import Subject
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_fl.engine.targets import Target
     from pytest_fl.subjects.witness import Witness
 
@@ -41,10 +44,12 @@ class Session:
     target: Target
     profile: Profile
     witness: Witness | None = None
+    explores: bool = True
+    """Whether the (n, f) that it takes are looked for at the start, in their own time."""
     judged: Rule | Part | None = field(default=None, init=False)
 
-    def start(self) -> tuple[str, str, str]:
-        """Make the subject and call it for the first time, in its own time: its name, its spec, and how it is called.
+    def start(self) -> tuple[str, str]:
+        """Make the subject and call it for the first time, in its own time: its name, and how it is called.
 
         Raises ValueError where the target cannot be called in any way.
         """
@@ -54,7 +59,7 @@ class Session:
         finally:
             traces.restore(before)
 
-    def _started(self) -> tuple[str, str, str]:
+    def _started(self) -> tuple[str, str]:
         with warming_up(self.profile.warm_up_seconds):
             if self.witness is not None:
                 self.witness.calls()
@@ -64,12 +69,12 @@ class Session:
             self.judged = subject if not isinstance(subject, Subject) else self._rule(subject)
             if isinstance(self.judged, Rule):
                 _warm(self.judged)
-        if isinstance(self.judged, Rule):
+        if isinstance(self.judged, Rule) and self.explores:
             with contextlib.suppress(Misbehaved):  # which checks will tell
                 grid(self.judged)
         if not isinstance(subject, Subject):
-            return subject.name, "", ""
-        return subject.name, subject.details.get("path", ""), subject.called
+            return subject.name, ""
+        return subject.name, subject.called
 
     def _rule(self, subject: Subject) -> Rule:
         claims = self.target.claims
@@ -78,15 +83,20 @@ class Session:
 
     def identity(self) -> str:
         """What the rule is seen to be; empty where it is no rule, or not even called."""
-        if not isinstance(self.judged, Rule) or self.judged.hung:
+        if not isinstance(self.judged, Rule) or self.judged.hung or self.judged.subject.memory is not None:
             return ""
         self.judged.deadline = self.judged.stop = math.inf
         with contextlib.suppress(Misbehaved):
             return str(identity(self.judged))
         return ""
 
-    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None, seconds: float) -> Row:
-        """The row of one check, which may take so many seconds; the state of the process is as before."""
+    def examine(
+        self, check: Check | Audit | HistoryCheck, expected: str | None, seconds: float, file: Path | None = None
+    ) -> Row:
+        """The row of one check, which may take so many seconds; the state of the process is as before.
+
+        `file`: a rule is judged on this saved round alone. Raises ValueError for a file that holds none.
+        """
         assert self.judged is not None
         before = traces.snapshot()
         if self.witness is not None:
@@ -97,6 +107,8 @@ class Session:
             self.judged.stop = self.judged.deadline + max(2 * seconds, self.profile.call_seconds)
         profile = replace(self.profile, check_seconds=seconds)
         try:
+            if file is not None and isinstance(self.judged, Rule):
+                return _again(self.judged, check, file)
             return run_check(self.judged, check, profile, {} if expected is None else {check.name: expected})
         finally:
             traces.restore(before)
@@ -151,6 +163,21 @@ def _of_rule(rule: Rule, check: Check, profile: Profile) -> Row:
     return row_of(name, check, finding, shown)
 
 
+def _again(rule: Rule, check: Check | Audit | HistoryCheck, file: Path) -> Row:
+    row = _once(rule, check, file)
+    return row if row.counterexample is None else replace(row, counterexample={**row.counterexample, "file": str(file)})
+
+
+def _once(rule: Rule, check: Check | Audit | HistoryCheck, file: Path) -> Row:
+    """The row of the round in a file, or of the history. Raises ValueError where it holds the other of the two."""
+    history = History.load(file)
+    if isinstance(check, HistoryCheck) is (history is None):
+        raise ValueError(f"expected {file} to hold {'one round' if history else 'a history'}: it was saved by another check")
+    if history is not None:
+        return replayed_history(rule, cast("HistoryCheck", check), history[0])
+    return replayed(rule, cast("Check", check), Round.load(file)[0])
+
+
 def replayed(rule: Rule, check: Check, round_: Round) -> Row:
     """The row of one check on one round, again."""
     bound = judge(rule, check, round_)
@@ -187,4 +214,4 @@ def _counterexample(rule: Rule, check: str, round_: Round) -> dict[str, Any]:
         output = str(finding)
     except OutOfTime:
         output = "not called again: the time of the check is up"
-    return counterexample(rule.subject.name, rule.subject.details.get("path", ""), check, round_, output)
+    return counterexample(rule.subject.name, check, round_, output)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_fl.subjects.profiles import Profile
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.floating]
 Course = Callable[[Floats, int, float, np.random.Generator], Floats]
 """(honest (T, h, d), f, reach, rng) -> (T, f, d): what f attackers send over the rounds."""
 COURSES: Final[dict[str, Course]] = {}
@@ -137,7 +138,7 @@ def _agreeing(rounds: int, h: int, d: int, rng: np.random.Generator, *, moving: 
     return np.broadcast_to(rows[:, None], (rounds, h, d)).copy()
 
 
-def assembled(honest: Floats, byzantine: Floats, index: int, rng: np.random.Generator, origin: str) -> History:
+def assembled(honest: Rows, byzantine: Rows, index: int, rng: np.random.Generator, origin: str) -> History:
     """The history of these honest and Byzantine clients, the Byzantine ones at a position that the index names."""
     position = cycle(POSITIONS, index, 2)
     seed = int(rng.integers(2**32))
@@ -203,7 +204,7 @@ STOPPED: Final = 25
 def stopping(rule: Rule, profile: Profile) -> Iterator[History]:
     """An attack of 1 to 12 rounds, then all clients agree for 25: what is left of it."""
     courses = list(COURSES)
-    for index, n, f, rounds, d, rng in _many(rule, profile, 4, 18):
+    for index, n, f, rounds, d, rng in _many(rule, profile, 4, 8):
         name = courses[(index + index // len(courses)) % len(courses)]
         honest = _agreeing(STOPPED + min(rounds, 12), n - f, d, rng)
         attacked = len(honest) - STOPPED
@@ -218,6 +219,7 @@ FRAMES: Final = (
     "they copy one honest client after the other",
     "they stand where one honest client seems far off",
     "they send what the honest ones sent, reversed",
+    "one of them copies one honest client after the other, the rest behave",
 )
 
 
@@ -236,6 +238,10 @@ def _framed(kind: str, honest: Floats, f: int, rng: np.random.Generator) -> tupl
         others = (honest.sum(axis=1) - honest[np.arange(rounds), victims]) / max(h - 1, 1)
         away = honest[np.arange(rounds), victims] - others
         return honest, np.repeat((others - 0.5 * away)[:, None], f, axis=1)
+    if kind == FRAMES[4]:
+        rows = honest.mean(axis=1, keepdims=True) + 0.1 * rng.standard_normal((rounds, f, d))
+        rows[:, 0] = honest[np.arange(rounds), victims]
+        return honest, rows
     return honest, np.repeat(-honest.mean(axis=1, keepdims=True), f, axis=1)
 
 
@@ -243,13 +249,14 @@ def framing(rule: Rule, profile: Profile) -> Iterator[History]:
     """Attackers put honest clients into a bad light, all agree for a while, then they strike against the agreeing rest."""
     memory = rule.subject.memory
     settle = 2 + (memory.warm_up or 0 if memory else 0)
-    for index, n, f, rounds, d, rng in _many(rule, profile, 5, 15):
+    for index, n, f, rounds, d, rng in _many(rule, profile, 5, 10):
         kind = FRAMES[index % len(FRAMES)]
         shown = _agreeing(max(rounds, 8), n - f, d, rng)
         honest, byzantine = _framed(kind, shown + rng.standard_normal(shown.shape), f, rng)
         agreed = np.repeat(shown[:1], settle + 1, axis=0)
         reach = cycle((30.0, FAR), index, 1)
-        strike = _far_in(agreed, f, [-1], reach * _direction(d, rng))
+        each = 1 + 0.01 * np.arange(f)[:, None]  # equal rows are a sign by themselves
+        strike = _far_in(agreed, f, [-1], reach * each * _direction(d, rng))
         origin = f"{kind} for {len(honest)} rounds, behave for {settle}, then strike, reach {reach:g}"
         yield assembled(np.concatenate([honest, agreed]), np.concatenate([byzantine, strike]), index, rng, origin)
 
@@ -259,10 +266,9 @@ def ordinary(rule: Rule, profile: Profile) -> Iterator[History]:
     for index, n, f, _, d, rng in islice(_many(rule, profile, 6, 1), 9):
         rounds = 300 if index == 8 else (30, 12, 1)[index % 3]
         honest = _agreeing(rounds, n - f, d, rng) + 0.3 * rng.standard_normal((rounds, n - f, d))
-        if index % 3 == 1:
-            honest = honest.astype(np.float32)
-        byzantine = COURSES["they alternate between two sides"](honest.astype(np.float64), f, 20.0, rng).astype(honest.dtype)
-        yield assembled(honest, byzantine, index, rng, "normal clouds, attackers on two sides")
+        byzantine = alternate(honest, f, 20.0, rng)
+        dtype = np.float32 if index % 3 == 1 else np.float64
+        yield assembled(honest.astype(dtype), byzantine.astype(dtype), index, rng, "normal clouds, attackers on two sides")
 
 
 def spoiling(rule: Rule, profile: Profile) -> Iterator[History]:

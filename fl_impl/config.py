@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.privacy.protection import Protection
 
-byzantine_count = floor_of  # the name under which Flower's strategy and mod know it
 
 Number = Annotated[float, BeforeValidator(read_fraction)]
 """A finite number; "1/3" is one too."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from fl_impl.common.extras import require
 from fl_impl.common.files import write_atomically
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 VERSION: Final = 1
 LATEST: Final = "fl_run_latest.json"
 
@@ -25,6 +26,8 @@ LATEST: Final = "fl_run_latest.json"
 @dataclass(frozen=True)
 class RoundResult:
     """One round. All but `seconds` follow from the configuration and its seed; in simulation the honest truth is known."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     round: int
     """From 1."""
@@ -69,12 +72,21 @@ class RoundResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], seconds: float = 0.0) -> RoundResult:
-        """The round that `to_dict` gave."""
-        read: dict[str, Any] = {**values, "seconds": seconds, "byzantine": tuple(values["byzantine"])}
-        read["rejected"] = {int(client): reason for client, reason in values["rejected"].items()}
+        """The round that `to_dict` gave. Raises ValueError for values of other types, and for missing and unknown ones."""
         numbers = ("global_loss", "accuracy", "client_variance", "deviation", "train_loss")
-        read |= {name: math.nan for name in numbers if read.get(name) is None}
-        return cls(**read)
+        nan = {name: math.nan for name in numbers if name in values and values[name] is None}
+        return _validated(cls, {**values, **nan, "seconds": seconds})
+
+
+def _validated(kind: type[T], values: Mapping[str, Any]) -> T:
+    """One of a dataclass from plain values, whose types are checked: a file may hold anything."""
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  # what only writes metrics does without it
+
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or kind.__name__}: {first['msg']}") from error
 
 
 NAMES: Final = tuple(entry.name for entry in fields(RoundResult))
@@ -83,6 +95,8 @@ NAMES: Final = tuple(entry.name for entry in fields(RoundResult))
 @dataclass
 class FLMetrics:
     """The rounds of a federation and the configuration that led to them."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     rounds: list[RoundResult] = field(default_factory=list[RoundResult])
@@ -127,13 +141,25 @@ class FLMetrics:
 
     @classmethod
     def load(cls, path: str | Path = LATEST) -> FLMetrics:
-        """What `save` wrote. Raises ValueError for a file that is something else."""
-        read = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(read, dict) or "rounds" not in read or read.get("version") != VERSION:
-            raise ValueError(f"{path} is not a metrics file of version {VERSION}: FLMetrics.save writes them")
-        rounds = [RoundResult.from_dict(r, s) for r, s in zip(read["rounds"], read["seconds"], strict=True)]
-        ledger = tuple(read.get("ledger", ()))
-        return cls(read["config"], rounds, read["clients"], tuple(read["notes"]), ledger, read["error"], Path(path))
+        """What `save` wrote. Raises ValueError, with the file and what is wrong, for one that is something else."""
+        try:
+            return cls._from_plain(json.loads(Path(path).read_text(encoding="utf-8")), Path(path))
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{path} is not a metrics file of version {VERSION} ({why}): FLMetrics.save writes them, and a run without "
+                "resume replaces this one"
+            ) from error
+
+    @classmethod
+    def _from_plain(cls, read: Any, path: Path) -> FLMetrics:
+        """What the JSON of a file says."""
+        if not isinstance(read, dict) or "rounds" not in read or read.pop("version", None) != VERSION:
+            raise ValueError("it has no rounds, or another version")
+        rounds = [RoundResult.from_dict(r, s) for r, s in zip(read.pop("rounds"), read.pop("seconds"), strict=True)]
+        if [result.round for result in rounds] != list(range(1, len(rounds) + 1)):
+            raise ValueError("its rounds are not numbered 1, 2, ...")
+        return _validated(cls, {**read, "rounds": rounds, "path": path})
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one line a round, with a header; mappings and tuples as text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,32 @@ def test_clients_of_the_users_own() -> None:
     with pytest.raises(ValueError, match=r"no poisoned\(attack, rng\)"):
         coordinator.inject_attack(attack="label_flip", fraction=0.4)
         coordinator.simulate_round(clients)
+
+
+class Broken(Quadratic):
+    """Its evaluation fails as `answer` says: it is raised, or given back."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__(2.0)
+        self.answer = answer
+
+    def evaluate(self, parameters: np.ndarray) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        if self.answer == "hang":
+            time.sleep(5)
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [RuntimeError("no data"), SystemExit(3), None, (0.5, 0.5), "hang"], ids=str)
+def test_a_client_whose_evaluation_fails_is_left_out_of_it_and_said_so(answer: Any) -> None:
+    clients = [Quadratic(1.0), Broken(answer), Quadratic(3.0)]
+    config = FLConfig(num_rounds=1, num_clients=3, client_timeout=0.5 if answer == "hang" else None)
+    coordinator = FederatedLearningCoordinator(config, parameters=np.zeros(5))
+    with pytest.warns(UserWarning, match="client 1 is left out of the evaluation"):
+        metrics = coordinator.run(clients, output=None)
+    assert metrics.final.num_clients == 3  # its update counts
+    assert metrics.final.global_loss == pytest.approx(np.mean([(c - coordinator.parameters[0]) ** 2 for c in (1.0, 3.0)]))
 
 
 def test_no_clients_is_an_error() -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fl_impl import FLMetrics, RoundResult
 
@@ -73,11 +78,54 @@ def test_series_and_final() -> None:
         FLMetrics().final  # noqa: B018  # a property that raises
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"version": 9, "rounds": []}'])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"version": 9, "rounds": []}', "", "[" * 100_000, "\0", '{"version": 1'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match="not a metrics file"):
         FLMetrics.load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rounds": 3}, "not iterable"),
+        ({"seconds": [1.0]}, "shorter"),
+        ({"notes": 5}, "notes"),
+        ({"config": []}, "config"),
+        ({"error": None}, "error"),
+        ({"surprise": 1}, "surprise"),
+        ({"rounds": [{}, {}]}, "round: Field required"),
+        ({"rounds": "ab"}, "mapping"),
+        ({"round": {"round": 7}}, "numbered"),
+        ({"round": {"accuracy": "high"}}, "accuracy"),
+        ({"round": {"byzantine": [1.5]}}, "byzantine"),
+        ({"round": {"rejected": {"a": "b"}}}, "rejected"),
+        ({"round": {"surprise": 1}}, "surprise"),
+    ],
+)
+def test_tampered_files_are_refused_in_a_sentence_that_names_what_is_wrong(tmp_path: Path, change: Any, words: str) -> None:
+    values = json.loads(made().save(tmp_path / "a.json").read_text())
+    values["rounds"][0] |= change.pop("round", {})
+    (tmp_path / "a.json").write_text(json.dumps(values | change))
+    with pytest.raises(ValueError, match=f"not a metrics file.*{words}") as refusal:
+        FLMetrics.load(tmp_path / "a.json")
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 600
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_a_file_with_changed_bytes_is_refused_or_read(tmp_path_factory: pytest.TempPathFactory, rng: Random) -> None:
+    path = made().save(tmp_path_factory.getbasetemp() / "fuzzed.json")
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(content))
+        content[place : place + rng.randint(0, 6)] = bytes(
+            rng.choice(b'0123456789,:[]{}"-.enul\xff') for _ in range(rng.randint(0, 4))
+        )
+    path.write_bytes(content)
+    with suppress(ValueError):
+        assert FLMetrics.load(path).final.round == 2
 
 
 def test_pictures(tmp_path: Path) -> None:

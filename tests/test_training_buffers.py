@@ -74,6 +74,26 @@ def test_the_batched_program_equals_each_client_alone() -> None:
     assert len(steps) > 1
 
 
+@pytest.mark.parametrize("samples", [33, 65, 2, 32])
+def test_a_last_batch_of_one_sample_joins_the_one_before_where_a_batch_norm_needs_two(samples: int) -> None:
+    clients = make_clients(FLConfig(**SETTINGS, model=with_batch_norm))
+    for client in clients:
+        client.rows = client.rows[:samples]
+    deltas = train_together(clients[0].task, clients[0].recipe, clients, clients[0].task.initial, 1).deltas
+    assert not clients[0].task.unbatched
+    assert np.isfinite(deltas).all()
+    assert set(deltas[:, -1]) == {max(1, (samples + 30) // 32)}  # the counter of batches
+    alone = train_alone(clients[0].task, clients[0].recipe, clients[0], clients[0].task.initial, 1)
+    np.testing.assert_allclose(deltas[0], alone.deltas[0], atol=2e-5)
+
+
+def test_a_client_with_one_sample_is_named_where_a_batch_norm_needs_two() -> None:
+    clients = make_clients(FLConfig(**SETTINGS, model=with_batch_norm))
+    clients[3].rows = clients[3].rows[:1]
+    with pytest.raises(ValueError, match="client 3 cannot train on its 1 samples: Expected more than 1 value per channel"):
+        train_together(clients[0].task, clients[0].recipe, clients, clients[0].task.initial, 1)
+
+
 class Halves(nn.Module):
     """torch.func cannot batch it: it asks for a number. Its counter is boolean, its table is computed anew."""
 

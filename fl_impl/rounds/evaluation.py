@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fl_impl.clients import SimulatedClient, make_problem
+from fl_impl.rounds.asking import ask_all
 from fl_impl.training.models import Evaluation, Task
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def set_up(config: FLConfig, clients: Sequence[Any], parameters: Any, evaluate: 
     first = clients[0]
     if parameters is not None:
         own = np.array(parameters, np.float32)
-        return Setup(own, evaluate or (lambda vector: asked(clients, vector)))
+        return Setup(own, evaluate or (lambda vector: asked(clients, vector, config.client_timeout, config.client_workers)))
     if type(first) is SimulatedClient:
         task, test = first.task, first.test
     else:
@@ -58,10 +60,28 @@ def check_buffers(config: FLConfig, setup: Setup) -> None:
         )
 
 
-def asked(clients: Sequence[Any], parameters: Vector) -> Evaluation:
-    """The mean of what the clients that have `evaluate(parameters)` say; NaN where none has."""
-    answers: list[Any] = [client.evaluate(parameters.copy()) for client in clients if hasattr(client, "evaluate")]
-    if not answers:
+@dataclass(frozen=True)
+class Evaluator:
+    """A client as `ask_all` asks one, for what it says of a model instead of an update."""
+
+    client: Any
+
+    def fit(self, parameters: Vector, round: int) -> Evaluation:  # noqa: A002, ARG002  # the published protocol
+        """What the client says of a (d,) model, as numbers. Raises whatever it raises."""
+        said = self.client.evaluate(parameters)
+        return Evaluation(float(said.loss), float(getattr(said, "accuracy", math.nan)))
+
+
+def asked(clients: Sequence[Any], parameters: Vector, timeout: float | None = None, workers: int | None = None) -> Evaluation:
+    """The mean of what the clients that have `evaluate(parameters)` say; NaN where none has.
+
+    One that raises, hangs beyond `timeout` seconds or says something else is left out, with a warning: the round is done.
+    """
+    able = {number: Evaluator(client) for number, client in enumerate(clients) if hasattr(client, "evaluate")}
+    answers = ask_all(able, parameters, 0, timeout=timeout, workers=workers)
+    for number, reason in answers.rejected.items():
+        warnings.warn(f"client {number} is left out of the evaluation: {reason}", stacklevel=2)
+    said: list[Evaluation] = list(answers.messages.values())
+    if not said:
         return UNKNOWN
-    accuracies = [float(getattr(answer, "accuracy", math.nan)) for answer in answers]
-    return Evaluation(float(np.mean([answer.loss for answer in answers])), float(np.mean(accuracies)))
+    return Evaluation(float(np.mean([one.loss for one in said])), float(np.mean([one.accuracy for one in said])))

@@ -73,7 +73,7 @@ def train_together(
         try:
             with threads_for(task.layout.d):
                 return train(task, batched_gradient(task), recipe, clients, parameters, round_number, control)
-        except (RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError, ValueError) as error:
             task.unbatched.append(str(error))  # so this model is trained in a loop from now on
     each = [train_alone(task, recipe, client, parameters, round_number, control) for client in clients]
     return Trained(np.concatenate([one.deltas for one in each]), [one.losses[0] for one in each])
@@ -82,9 +82,15 @@ def train_together(
 def train_alone(
     task: Task, recipe: Recipe, client: Trainee, parameters: Vector, round_number: int, control: Vector | None = None
 ) -> Trained:
-    """Train one client by plain autograd: what the batched program is compared with, and serves any module."""
-    with own_randomness(torch_seed(recipe.seed, client.id, round_number), task.device), threads_for(task.layout.d):
-        return train(task, lone_gradient(task), recipe, [client], parameters, round_number, control)
+    """Train one client by plain autograd: what the batched program is compared with, and serves any module.
+
+    Raises ValueError, with the client's number, where the model refuses its data.
+    """
+    try:
+        with own_randomness(torch_seed(recipe.seed, client.id, round_number), task.device), threads_for(task.layout.d):
+            return train(task, lone_gradient(task), recipe, [client], parameters, round_number, control)
+    except ValueError as error:
+        raise ValueError(f"client {client.id} cannot train on its {len(client.rows)} samples: {error}") from error
 
 
 def train(
@@ -108,7 +114,7 @@ def train(
     losses, counts = np.zeros(n), np.zeros(n)
     for step in steps(
         [client.rows for client in ranked], [client.id for client in ranked], batch_size=recipe.batch_size,
-        epochs=recipe.epochs, limit=recipe.steps, seed=recipe.seed, round_number=round_number,
+        epochs=recipe.epochs, limit=recipe.steps, seed=recipe.seed, round_number=round_number, least=task.least_batch,
     ):  # fmt: skip
         where = slice(step.first, step.last)
         mine = {name: part[where] for name, part in (*weights.items(), *fixed.items())}

@@ -98,6 +98,12 @@ class Task:
     fixed: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     """Buffers that are excluded from the vector: every client, in every round, begins with these values."""
 
+    @functools.cached_property
+    def least_batch(self) -> int:
+        """Rows that a training batch needs: a BatchNorm has no variance of one row."""
+        normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.module.modules())  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # torch's own base class of them all
+        return 2 if normed else 1
+
     def outputs(self, parameters: Vector, x: Array) -> torch.Tensor:
         """The model's outputs for these inputs."""
         self.module.eval()

@@ -24,15 +24,24 @@ class Step:
 
 
 def steps(
-    rows: Sequence[Ints], ids: Sequence[int], *, batch_size: int, epochs: int, limit: int | None, seed: int, round_number: int
+    rows: Sequence[Ints],
+    ids: Sequence[int],
+    *,
+    batch_size: int,
+    epochs: int,
+    limit: int | None,
+    seed: int,
+    round_number: int,
+    least: int = 1,
 ) -> Iterator[Step]:
     """The steps of one round: each epoch is shuffled, its last batch may be short, `limit` batches end it if given.
 
-    A step is yielded once for each run of neighbours whose batches are equally long.
+    A last batch of fewer than `least` rows is joined to the one before it, where there is one. A step is yielded once for
+    each run of neighbours whose batches are equally long.
     """
     sizes = np.array([len(mine) for mine in rows], np.int64)
     starts, names = np.cumsum(sizes) - sizes, np.array(ids, np.uint64)
-    everything, per_epoch = np.concatenate(rows), -(-sizes // batch_size)
+    everything, per_epoch = np.concatenate(rows), np.maximum(1, (sizes + batch_size - least) // batch_size)
     order = everything.copy()
     counts = per_epoch * epochs if limit is None else np.full(len(sizes), limit)
     for step in range(int(counts.max())):
@@ -42,7 +51,8 @@ def steps(
             which = fresh[epoch[fresh] == number]
             keys = mixed(mixed(mixed(mixed(np.uint64(seed)) + names[which]) + np.uint64(round_number)) + np.uint64(number))
             shuffle(everything, order, starts[which], sizes[which], keys)
-        lengths = np.where(step < counts, np.minimum(batch_size, sizes - place * batch_size), 0)
+        whole = np.where(place == per_epoch - 1, sizes - place * batch_size, batch_size)
+        lengths = np.where(step < counts, whole, 0)
         for first, last in runs(lengths):
             at = (starts + place * batch_size)[first:last, None] + np.arange(lengths[first])
             yield Step(first, last, order[at])

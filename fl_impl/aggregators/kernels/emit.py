@@ -18,10 +18,12 @@ from typing import Any, Final
 
 from llvmlite import ir
 
+from fl_impl.aggregators.vectors import COMPUTED
+
 POINTER: Final = ir.PointerType()
 INDEX: Final = ir.IntType(64)
-ELEMENTS: Final = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
-BYTES: Final = {"float32": 4, "float64": 8}
+ELEMENTS: Final = {"float16": ir.HalfType(), "bfloat16": ir.IntType(16), "float32": ir.FloatType(), "float64": ir.DoubleType()}
+BYTES: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 WIDE: Final = '"prefer-vector-width"="512" "min-legal-vector-width"="512"'
 """Attributes without which LLVM halves wide vectors for some processors."""
 
@@ -130,6 +132,16 @@ class Writer:
         """The lesser of two indices."""
         return self.builder.select(self.builder.icmp_signed("<", first, second), first, second)
 
+    def larger(self, first: Any, second: Any) -> Any:
+        """The greater of two indices."""
+        return self.builder.select(self.builder.icmp_signed(">", first, second), first, second)
+
+    def aligned_below(self, base: Any, index: Any, dtype: str) -> Any:
+        """The last index up to this one at which a vector of base does not straddle two lines of the cache."""
+        line = self.lanes * BYTES[dtype]
+        over = self.builder.and_(self.builder.ptrtoint(self.address(base, index, dtype), INDEX), self.integer(line - 1))
+        return self.difference(index, self.builder.udiv(over, self.integer(BYTES[dtype])))
+
     def address(self, base: Any, index: Any, dtype: str) -> Any:
         """The address of base[index]."""
         return self.builder.gep(base, [index], source_etype=ELEMENTS[dtype])
@@ -145,9 +157,16 @@ class Writer:
     # Vectors and memory
 
     def load(self, base: Any, index: Any, dtype: str) -> Vector:
-        """base[index : index + lanes], at any alignment of an element."""
+        """base[index : index + lanes], at any alignment of an element; 16-bit numbers are widened to float32."""
         place = self.address(base, index, dtype)
-        return Vector(self, self.builder.load(place, typ=self.vector_type(dtype), align=BYTES[dtype]), dtype)
+        value = self.builder.load(place, typ=self.vector_type(dtype), align=BYTES[dtype])
+        if dtype == "float16":
+            value = self.builder.fpext(value, self.vector_type("float32"))
+        elif dtype == "bfloat16":  # the upper half of a float32
+            integers = ir.VectorType(ir.IntType(32), self.lanes)
+            upper = self.builder.shl(self.builder.zext(value, integers), ir.Constant(integers, [16] * self.lanes))
+            value = self.builder.bitcast(upper, self.vector_type("float32"))
+        return Vector(self, value, COMPUTED[dtype])
 
     def stream(self, base: Any, column: Any, dtype: str, ahead: int = 128) -> Vector:
         """base[column : column + lanes], and a request for the values `ahead` columns later.

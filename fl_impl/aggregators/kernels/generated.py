@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fl_impl.aggregators.kernels import blocks, columns, differences, formulas, means, parallel, products
 from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows
 from fl_impl.aggregators.kernels.compiled import Compiled, compile_kernel, host
+from fl_impl.aggregators.vectors import COMPUTED
 
 MOST_CLIENTS: Final = 128
 """Rows up to which straight-line code compiles in about a third of a second."""
@@ -38,7 +39,7 @@ def coordinatewise(formula: formulas.Formula, rows: Rows, mixing: FloatArray | N
     result = np.empty(rows.d, rows.dtype)
     if mixing is not None and found is not None:
         return result, _columns_of_means(formula, rows, found, formulas.reference(mixing), result)
-    kernel, table = _columns(formula, rows.n, rows.dtype), rows.addresses()
+    kernel, table = _columns(formula, rows.n, rows.stored), rows.addresses()
     pointers, out = table.ctypes.data, result.ctypes.data
     return result, _checked(rows, lambda a, b, check: kernel.call(pointers, out, a, b, check))
 
@@ -49,7 +50,7 @@ def product(mixing: FloatArray, rows: Rows) -> tuple[Array, bool]:
     if len(mixing) == 1:
         return result, _weighted_sum(mixing[0], rows, result[0])
     group = 5 if host().many_registers else 2
-    kernel = _matrix_product(rows.dtype, group)
+    kernel = _matrix_product(rows.stored, group)
     last = np.minimum(np.arange(-(-len(mixing) // group) * group), len(mixing) - 1)  # again, to fill the last group
     weights, table = np.ascontiguousarray(mixing[last].T), rows.addresses()
     outs = Rows(result, last).addresses()
@@ -60,7 +61,7 @@ def product(mixing: FloatArray, rows: Rows) -> tuple[Array, bool]:
 def pairwise(rows: Rows, within: str) -> FloatArray:
     """(n, n) squared distances above the diagonal: as `blocks.pairwise`, compiled."""
     tile = 4 if host().many_registers else 3
-    kernel = _pairwise(rows.dtype, within, tile)
+    kernel = _pairwise(rows.stored, within, tile)
     tiles = -(-rows.n // tile)
     table = rows.and_again(-1, tiles * tile - rows.n).addresses()
     whole = rows.d // lanes(within) * lanes(within)
@@ -73,7 +74,7 @@ def pairwise(rows: Rows, within: str) -> FloatArray:
 
 def squares(rows: Rows, centre: Array | None) -> FloatArray:
     """(n,) squared distances to a centre: as `blocks.squares`, compiled."""
-    kernel = _squares(rows.dtype, centred=centre is not None)
+    kernel = _squares(rows.stored, centred=centre is not None)
     step = differences.UNROLLED * lanes("float64")
     whole = rows.d // step * step
     ranges = parallel.pieces(whole)
@@ -87,7 +88,7 @@ def squares(rows: Rows, centre: Array | None) -> FloatArray:
 def _columns_of_means(formula: formulas.Formula, rows: Rows, found: Means, reference: int, result: Array) -> bool:
     members, scales = found
     odd, filled = len(members) % 2, -rows.n % means.TOGETHER
-    kernel = _kernel_of_means(formula, rows.n, len(members), rows.dtype)
+    kernel = _kernel_of_means(formula, rows.n, len(members), rows.stored)
     table = rows.and_again(reference, filled).addresses()
     threes = np.pad(members, ((0, odd), (0, filled))).reshape(len(members) + odd, -1, means.TOGETHER)
     subsets = threes @ (1 << np.arange(means.TOGETHER))
@@ -106,7 +107,7 @@ def _columns_of_means(formula: formulas.Formula, rows: Rows, found: Means, refer
 
 
 def _weighted_sum(weights: FloatArray, rows: Rows, result: Array) -> bool:
-    kernel, step = _sum(rows.dtype), products.UNROLLED * lanes("float64")
+    kernel, step = _sum(rows.stored), products.UNROLLED * lanes("float64")
     count = -(-rows.n // SUMMED_TOGETHER) * SUMMED_TOGETHER
     factors, table = np.append(weights, np.zeros(count - rows.n)), rows.and_again(-1, count - rows.n).addresses()
     given = (table.ctypes.data, count, factors.ctypes.data, result.ctypes.data)
@@ -146,31 +147,31 @@ def _compiles(rows: Rows, mixing: FloatArray | None) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _columns(formula: formulas.Formula, n: int, dtype: str) -> Compiled:
-    return compile_kernel(columns.columns(formula, n, dtype, lanes(dtype)), columns.COLUMNS)
+def _columns(formula: formulas.Formula, n: int, stored: str) -> Compiled:
+    return compile_kernel(columns.columns(formula, n, stored, lanes(COMPUTED[stored])), columns.COLUMNS)
 
 
 @lru_cache(maxsize=256)
-def _kernel_of_means(formula: formulas.Formula, n: int, count: int, dtype: str) -> Compiled:
-    return compile_kernel(means.columns_of_means(formula, n, count, dtype, lanes(dtype)), means.OF_MEANS)
+def _kernel_of_means(formula: formulas.Formula, n: int, count: int, stored: str) -> Compiled:
+    return compile_kernel(means.columns_of_means(formula, n, count, stored, lanes(COMPUTED[stored])), means.OF_MEANS)
 
 
 @cache
-def _sum(dtype: str) -> Compiled:
-    return compile_kernel(products.weighted_sum(dtype, lanes("float64"), SUMMED_TOGETHER), products.SUM)
+def _sum(stored: str) -> Compiled:
+    return compile_kernel(products.weighted_sum(stored, lanes("float64"), SUMMED_TOGETHER), products.SUM)
 
 
 @cache
-def _matrix_product(dtype: str, group: int) -> Compiled:
-    text = products.matrix_product(dtype, lanes("float64"), group, PRODUCT_ACROSS)
+def _matrix_product(stored: str, group: int) -> Compiled:
+    text = products.matrix_product(stored, lanes("float64"), group, PRODUCT_ACROSS)
     return compile_kernel(text, products.PRODUCT)
 
 
 @cache
-def _pairwise(dtype: str, within: str, tile: int) -> Compiled:
-    return compile_kernel(differences.pairwise(dtype, lanes(within), tile, within), differences.PAIRWISE)
+def _pairwise(stored: str, within: str, tile: int) -> Compiled:
+    return compile_kernel(differences.pairwise(stored, lanes(within), tile, within), differences.PAIRWISE)
 
 
 @cache
-def _squares(dtype: str, *, centred: bool) -> Compiled:
-    return compile_kernel(differences.squares(dtype, lanes("float64"), centred=centred), differences.SQUARES)
+def _squares(stored: str, *, centred: bool) -> Compiled:
+    return compile_kernel(differences.squares(stored, lanes("float64"), centred=centred), differences.SQUARES)

@@ -86,7 +86,10 @@ def norms(x: Array) -> FloatArray:
 def _path(rows: Rows) -> ModuleType:
     """The module that computes: a function of shapes alone, so that equal calls give equal bits."""
     small = rows.n * rows.d < WORTHWHILE or rows.d < FEWEST_COLUMNS
-    return blocks if small or not _can_generate(os.environ.get(VARIABLE, "")) else _generated()
+    if small or not _can_generate(os.environ.get(VARIABLE, "")):
+        return blocks
+    path = _generated()
+    return path if rows.stored != "float16" or path.host().halves else blocks
 
 
 @cache
@@ -142,6 +145,6 @@ def _scaled(formula: Formula, rows: Rows, mixing: FloatArray | None) -> Array:
     result = np.empty(rows.d, rows.dtype)
     for start in range(0, rows.d, blocks.SQUARED):
         columns = slice(start, start + blocks.SQUARED)
-        smaller = rows_of(rows.x[rows.chosen, columns].astype(np.float64) * 2.0**-32)
+        smaller = rows_of(rows.block(columns, "float64") * 2.0**-32)
         result[columns] = blocks.coordinatewise(formula, smaller, mixing)[0] * 2.0**32
     return result

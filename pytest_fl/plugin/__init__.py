@@ -95,6 +95,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         seed=knobs.value("seed", item.config, item),
         rootdir=item.config.rootpath,
         record=lambda row: item.user_properties.append((current.ROW, row)),
+        nodeid=_typed(item),
         isolation="none" if item.config.getoption("usepdb") else knobs.value("isolation", item.config, item),
     )
     token = current.item.set(running)
@@ -102,6 +103,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         current.item.reset(token)
+
+
+def _typed(item: pytest.Item) -> str:
+    """The node id as it would be typed where pytest was called: there it is relative to, not to the root."""
+    rest = item.nodeid.partition("::")[2]
+    folder = item.config.invocation_params.dir
+    path = item.path.relative_to(folder) if item.path.is_relative_to(folder) else item.path
+    return f"{path}::{rest}" if rest else item.nodeid
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -18,7 +18,8 @@ from pytest_fl.checks.robustness import is_robust
 from pytest_fl.inputs import histories
 from pytest_fl.oracles.coefficient import deviation, rounding
 from pytest_fl.subjects.guard import Misbehaved, Rule, to_float64
-from pytest_fl.subjects.memory import History, Memory, anew, tell, told
+from pytest_fl.subjects.histories import History, anew, tell, told
+from pytest_fl.subjects.memory import Memory
 from pytest_fl.subjects.subject import Subject
 
 Floats = npt.NDArray[np.float64]

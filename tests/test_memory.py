@@ -15,7 +15,7 @@ from pytest_fl.checks.histories import history_checks
 from pytest_fl.inputs import histories
 from pytest_fl.reporting import current
 from pytest_fl.subjects.guard import Rule
-from pytest_fl.subjects.memory import History, told
+from pytest_fl.subjects.histories import History, told
 from pytest_fl.subjects.profiles import PROFILES
 
 

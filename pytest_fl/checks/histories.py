@@ -12,7 +12,7 @@ from pytest_fl.checks import Bound, everybody
 
 if TYPE_CHECKING:
     from pytest_fl.subjects.guard import Rule
-    from pytest_fl.subjects.memory import History
+    from pytest_fl.subjects.histories import History
     from pytest_fl.subjects.profiles import Profile
     from pytest_fl.subjects.subject import Subject
 

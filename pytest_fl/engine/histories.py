@@ -20,7 +20,7 @@ from pytest_fl.reporting.failures import facts
 from pytest_fl.reporting.results import Row
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.guard import Misbehaved, OutOfTime, Rule
-from pytest_fl.subjects.memory import History, told
+from pytest_fl.subjects.histories import History, told
 
 if TYPE_CHECKING:
     from pathlib import Path

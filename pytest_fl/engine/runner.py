@@ -14,7 +14,7 @@ from pytest_fl.engine.search import judge
 from pytest_fl.engine.session import run_check
 from pytest_fl.engine.targets import target
 from pytest_fl.reporting.report import Report
-from pytest_fl.subjects.memory import History
+from pytest_fl.subjects.histories import History
 from pytest_fl.subjects.profiles import Profile, profile_named
 from pytest_fl.subjects.round import Round
 

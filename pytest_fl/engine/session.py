@@ -24,7 +24,7 @@ from pytest_fl.reporting.results import Row
 from pytest_fl.subjects import traces
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.guard import Misbehaved, OutOfTime, Rule, warming_up
-from pytest_fl.subjects.memory import History
+from pytest_fl.subjects.histories import History
 from pytest_fl.subjects.parts import Part
 from pytest_fl.subjects.profiles import Profile
 from pytest_fl.subjects.round import Round

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pytest_fl.inputs.corpus import POSITIONS, cycle, place
 from pytest_fl.subjects.grid import grid
-from pytest_fl.subjects.memory import History
+from pytest_fl.subjects.histories import History
 
 if TYPE_CHECKING:
     from pytest_fl.subjects.guard import Rule

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pytest_fl.inputs.histories import FAR
-from pytest_fl.subjects.memory import History
+from pytest_fl.subjects.histories import History
 
 ACTS: Final = ("behave", "strike", "strike back", "lean", "send zeros", "send the opposite", "one strikes")
 """What attackers do in a round, the simplest first."""

@@ -142,6 +142,8 @@ class Aggregator:
     """Whether it takes some updates, or values, and leaves others: then their order may decide between equals."""
     defended: bool = True
     """Whether non-finite rows are dropped and counted against f; otherwise they are refused."""
+    apart: bool = False
+    """Whether the rule looks at updates only through kernels and row by row, so that `Vectors` do for a matrix."""
     native: bool = False
     """Whether a tensor on the CPU is handed to the rule as a tensor too, as plain functions of others expect."""
 
@@ -161,7 +163,7 @@ class Aggregator:
         context, options = parted(keywords, self.keywords.context)
         bound = self.configured(**options)
         bound.check_context(context)
-        inputs = as_inputs(updates, native=bound.native)
+        inputs = as_inputs(updates, native=bound.native, apart=bound.apart)
         f = bound.check_clients(len(inputs.matrix), f)
         return inputs.restore(bound.compute(inputs.matrix, f, context))
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from fl_impl.aggregators.vectors import COMPUTED, Vectors, narrowed
 
 if TYPE_CHECKING:
     import torch
     from typing_extensions import TypeIs
 
     Matrix = npt.NDArray[np.floating] | torch.Tensor
-    """(n, d), float32 or float64: numpy on the CPU; a tensor on another device or where a gradient is wanted."""
+    """(n, d), float32 or float64: numpy on the CPU; a tensor on another device or where a gradient is wanted. Rules that
+    take `Vectors` may be given those instead, which have the shape, dtype and rows of such a matrix."""
 
 FORMS = "an (n, d) numpy array, an (n, d) torch tensor, or a list of n vectors of length d"
+APART: Final = 1 << 15
+"""Numbers from which on a copy of them takes longer than looking up where each vector lies."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +33,19 @@ class Inputs:
     restore: Callable[[Any], Any]
 
 
-def as_inputs(updates: object, *, native: bool = False) -> Inputs:
+def as_inputs(updates: object, *, native: bool = False, apart: bool = False) -> Inputs:
     """The (n, d) matrix to compute on: float32 or float64, never narrower, no copy where the input serves as it is.
 
     A tensor on the CPU of which no gradient is wanted is computed on through numpy's view of it, unless native.
+    apart: whether `Vectors` do in place of the matrix, so that lists and 16-bit numbers need no copy either.
     Raises ValueError for anything but a non-empty, rectangular set of real vectors.
     """
     if is_tensor(updates):
-        return _tensor(updates, native)
+        return _tensor(updates, native, apart=apart)
     if isinstance(updates, Sequence) and not isinstance(updates, str | bytes):
-        return _stacked(updates, native)
+        return _stacked(updates, native, apart=apart)
     if hasattr(updates, "__array__"):
-        return _array(np.asarray(updates))
+        return _array(np.asarray(updates), apart=apart)
     raise ValueError(f"updates must be {FORMS}; got {type(updates).__name__}")
 
 
@@ -104,7 +110,7 @@ def _as_kind(value: object, like: Matrix, name: str) -> Any:
         raise ValueError(f"{name} must be numbers as the updates are; got {type(value).__name__}: {error}") from error
 
 
-def _stacked(rows: Sequence[Any], native: bool) -> Inputs:
+def _stacked(rows: Sequence[Any], native: bool, *, apart: bool) -> Inputs:
     if not rows:
         raise ValueError(f"updates must be {FORMS}; got an empty {type(rows).__name__}: no client reported")
     _check_alike([_shape(row) for row in rows], "shape")
@@ -112,10 +118,13 @@ def _stacked(rows: Sequence[Any], native: bool) -> Inputs:
     if all(tensors):
         _check_alike([row.dtype for row in rows], "dtype")
         _check_alike([row.device for row in rows], "device")
-        return _tensor(sys.modules["torch"].stack(list(rows)), native)
+        return (_tensors_apart(rows, native) if apart else None) or _tensor(sys.modules["torch"].stack(list(rows)), native)
     if any(tensors):
         raise ValueError("updates must be all torch tensors or all numpy arrays; got a mixture: convert to one kind")
     _check_alike([row.dtype for row in rows if hasattr(row, "dtype")], "dtype")
+    found = _arrays_apart(rows) if apart else None
+    if found is not None:
+        return Inputs(cast("Any", found), _restoring(rows[0].dtype))
     try:
         array = np.asarray(rows)
     except (TypeError, ValueError) as error:
@@ -144,26 +153,77 @@ def _check_shape(shape: tuple[int, ...]) -> None:
         )
 
 
-def _array(array: npt.NDArray[Any]) -> Inputs:
+def _array(array: npt.NDArray[Any], *, apart: bool = False) -> Inputs:
     _check_shape(array.shape)
     if array.dtype.kind in "iu":
         array = array.astype(np.float64)  # as np.mean does
     if array.dtype.name not in ("float16", "float32", "float64"):
         raise ValueError(f"updates must be float16, float32 or float64; got {array.dtype}. Convert with .astype(numpy.float64)")
     dtype = array.dtype
+    if apart and dtype == np.float16 and _lies_apart(array.size, array):
+        return Inputs(cast("Any", Vectors(array, "float16")), _restoring(dtype))
     wide = array.astype(np.float32) if dtype == np.float16 else array
-    return Inputs(_with_contiguous_rows(wide), lambda result: np.asarray(result).astype(dtype, copy=False))
+    return Inputs(_with_contiguous_rows(wide), _restoring(dtype))
 
 
-def _tensor(tensor: Any, native: bool) -> Inputs:
+def _restoring(dtype: Any) -> Callable[[Any], Any]:
+    return lambda result: narrowed(np.asarray(result), dtype)
+
+
+def _lies_apart(size: int, *parts: npt.NDArray[Any]) -> bool:
+    """Whether kernels can read these where they are, and it is worth it: aligned, of this machine, side by side."""
+    return size >= APART and all(
+        part.strides[-1] == part.itemsize and part.flags.aligned and part.dtype.isnative for part in parts
+    )
+
+
+def _arrays_apart(rows: Sequence[Any]) -> Vectors | None:
+    """The vectors of a list where they lie; None where they have to be copied, or looked at more closely."""
+    first = rows[0]
+    if not all(type(row) is np.ndarray and row.ndim == 1 for row in rows) or first.dtype.name not in COMPUTED:
+        return None
+    return Vectors(tuple(rows), first.dtype.name) if _lies_apart(len(rows) * len(first), *rows) else None
+
+
+def _tensors_apart(rows: Sequence[Any], native: bool) -> Inputs | None:
+    """As `_arrays_apart`, of tensors."""
+    torch, first = sys.modules["torch"], rows[0]
+    wanted = torch.is_grad_enabled() and any(row.requires_grad for row in rows)
+    if native or wanted or first.ndim != 1 or not all(row.layout == torch.strided for row in rows):
+        return None
+    name = str(first.dtype).removeprefix("torch.")
+    if first.device.type != "cpu" or name not in COMPUTED:
+        return None
+    arrays = [_viewed(row) for row in rows]
+    if not _lies_apart(len(rows) * len(first), *arrays):
+        return None
+    dtype = first.dtype
+    return Inputs(cast("Any", Vectors(tuple(arrays), name)), lambda result: torch.from_numpy(np.asarray(result)).to(dtype))
+
+
+def _viewed(tensor: Any) -> npt.NDArray[Any]:
+    """numpy's view of a tensor; of bfloat16, which numpy lacks, its bits."""
+    torch = sys.modules["torch"]
+    detached = tensor.detach().resolve_neg()
+    return detached.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else detached.numpy()
+
+
+def _tensor(tensor: Any, native: bool, *, apart: bool = False) -> Inputs:
     torch = sys.modules["torch"]
     _check_shape(tuple(tensor.shape))
     if not tensor.is_floating_point() or tensor.layout != torch.strided:
         raise ValueError(f"updates must be dense floating-point tensors; got {tensor.dtype}, {tensor.layout}")
     dtype, device = tensor.dtype, tensor.device
-    wide = tensor if dtype == torch.float64 else tensor.float()
     if native or device.type != "cpu" or (tensor.requires_grad and torch.is_grad_enabled()):
+        wide = tensor if dtype == torch.float64 else tensor.float()
         return Inputs(wide, lambda result: torch.as_tensor(result).to(dtype))
+    name = str(dtype).removeprefix("torch.")
+    if apart and name in ("float16", "bfloat16"):
+        bits = _viewed(tensor)
+        if _lies_apart(bits.size, bits):
+            vectors = Vectors(bits, name)
+            return Inputs(cast("Any", vectors), lambda result: torch.from_numpy(np.asarray(result)).to(dtype))
+    wide = tensor if dtype == torch.float64 else tensor.float()
     matrix = _with_contiguous_rows(wide.detach().numpy())
     return Inputs(matrix, lambda result: torch.from_numpy(np.asarray(result)).to(dtype))
 

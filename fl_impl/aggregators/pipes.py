@@ -130,6 +130,7 @@ def piped(before: PreAggregator, after: Aggregator) -> Aggregator:
         by_columns=_by_columns(before, after),
         selective=after.selective,
         defended=after.defended,
+        apart=before.mixing is not None,
         native=after.native,
     )
 

@@ -56,6 +56,7 @@ def aggregator(
     defended: bool = True,
     weighing: Callable[..., Weights] | None = None,
     by_columns: Callable[..., Callable[[Any], Any]] | None = None,
+    apart: bool = False,
 ) -> Callable[[Callable[..., Any]], Aggregator]:
     """Register a function under its name as a rule, with its claims.
 
@@ -64,8 +65,8 @@ def aggregator(
     by="ranks": it is `ranks(n, f, *, options) -> (low, high)`; the result is, in each coordinate, the mean of the
     sorted values number low to high - 1. Or -> (low, high, keep): the mean of the `keep` values nearest to that mean.
     exact: whether an input attains kappa, or (n, f, *, options) -> whether one does there.
-    Claims that depend on options are functions that take those by keyword. `selective`, `defended`, `weighing` and
-    `by_columns` are as in Aggregator.
+    Claims that depend on options are functions that take those by keyword. `selective`, `defended`, `weighing`,
+    `by_columns` and `apart`, which ranks and distances imply, are as in Aggregator.
     """
 
     def register(function: Callable[..., Any]) -> Aggregator:
@@ -75,7 +76,7 @@ def aggregator(
         made = Aggregator(
             function.__name__, rule, kappa, min_clients, claimed, source, attained, Keywords.of(function),
             weighing=function if by == "distances" else weighing, ranks=function if by == "ranks" else None,
-            by_columns=by_columns,
+            by_columns=by_columns, apart=apart or by != "updates",
             selective=selective, defended=defended,
         )  # fmt: skip
         _check_names(made.symmetries)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fl_impl.aggregators.inputs import is_tensor
 from fl_impl.aggregators.kernels import Geometry, Unfit, geometry, rank_mean
+from fl_impl.aggregators.vectors import Vectors
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.inputs import Matrix
@@ -103,6 +104,7 @@ def _screens(x: Matrix, f: int, name: str, defended: bool) -> Iterator[Screened]
     """x as it is; its finite rows; those in float64, extreme ones drawn in, scaled to an honest spread of about 1."""
     everyone = np.arange(len(x))
     yield Screened(x, f, everyone)
+    x = x.matrix() if isinstance(x, Vectors) else x
     rows = everyone[_finite_rows(x)]
     dropped = len(x) - len(rows)
     if dropped and not defended:

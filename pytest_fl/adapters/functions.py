@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pytest_fl.adapters.containers import Form, form_named, forms
+from pytest_fl.adapters.fitting import as_it_is, narrowed, padded, then
 from pytest_fl.adapters.handing import in_other_memory, in_other_ways
 from pytest_fl.adapters.models import Layout, layout_of, one_layer, several_layers
 from pytest_fl.adapters.options import Options
@@ -27,6 +28,7 @@ from pytest_fl.subjects.subject import Subject, majority
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+    from pytest_fl.adapters.fitting import Call
     from pytest_fl.subjects.subject import Updates
 
 METHODS: Final = (
@@ -72,8 +74,9 @@ def subject(
     call = _calling(stage.apply, way) if trial.way else _retried(stage, said)
     facts = [stage.how, str(way.reading)]
     changes: dict[str, Any] = {}
+    fit: Callable[[Call], Call] = as_it_is
     if trial.way and trial.d != D:
-        call, changes["most_d"] = _padded(call, trial.d), trial.d
+        fit, changes["most_d"] = partial(padded, size=trial.d), trial.d
         facts.append(f"made for {trial.d} coordinates")
     if trial.way and not trial.hung and way.form.layered and "most_d" not in changes:
         several, treatment = layered(copied.apply, way, n, f)
@@ -83,10 +86,13 @@ def subject(
     if trial.way and way.form.carries_counts | stage.counts:
         changes["call_with_counts"] = partial(_counted, stage.apply, way)
     if trial.way and not trial.hung and refuses_float64(copied.apply, way, n, f, trial.d):
-        call, changes["float32_only"] = _narrowed(call), True
+        fit, changes["float32_only"] = then(fit, narrowed), True
         facts.append("takes float32 only")
+    call = fit(call)
     if trial.way and way.form.name == "torch tensor" and not changes:
         changes["tensor_call"] = partial(_differentiably, stage.apply, way)
+    if trial.way and (renew := _renewing(rule, said)) is not None:
+        changes["renew"] = lambda: fit(_calling(renew().apply, way))
     called = ", ".join(filter(None, (f"called as {named(rule)}({way.form.name})", *facts)))
     return Subject(
         name=".".join(filter(None, (prefix, named(rule)))),
@@ -99,6 +105,7 @@ def subject(
         called=called,
         other_ways=in_other_ways(rule, stage.apply, way) if trial.way and trial.d == D else {},
         other_memory=in_other_memory(stage.apply, way) if trial.way and trial.d == D else {},
+        first=trial.first,
         details={**origin(rule), "form": way.form.name if trial.way else ""},
         **changes,
     )
@@ -115,6 +122,17 @@ def _copied(rule: object, said: Options) -> Stage:
     with suppress(Exception):  # objects refuse to be copied in many ways; then the trial takes the object itself
         return staged(copy.deepcopy(rule), said)
     return staged(rule, said)
+
+
+def _renewing(rule: object, said: Options) -> Callable[[], Stage] | None:
+    """-> the stage of an object made anew: a class is built again, an object copied as it was handed over."""
+    if inspect.isroutine(rule) and not inspect.ismethod(rule):
+        return None
+    try:
+        pristine = copy.deepcopy(rule)
+    except Exception:  # noqa: BLE001  # objects refuse to be copied in many ways
+        return None
+    return lambda: staged(copy.deepcopy(pristine), said)
 
 
 def _tried(stage: Stage, said: Options, n: int, f: int, form: str | None) -> Trial:
@@ -197,27 +215,6 @@ def _retried(stage: Stage, said: Options) -> Callable[[Updates, int], Any]:
         raise ValueError(f"expected a rule that takes (n, d) updates in one of these forms: {refused(errors)}")
 
     return call
-
-
-def _padded(call: Callable[[Updates, int], Any], size: int) -> Callable[[Updates, int], Any]:
-    """A rule that is made for `size` coordinates, on fewer: zeros stand in the others."""
-
-    def padded(updates: Updates, f: int) -> Any:
-        d = updates.shape[1]
-        if d >= size:
-            return call(updates, f)
-        result = call(np.pad(updates, ((0, 0), (0, size - d))), f)
-        return result[:d] if np.shape(result) == (size,) else result
-
-    return padded
-
-
-def _narrowed(call: Callable[[Updates, int], Any]) -> Callable[[Updates, int], Any]:
-    def narrowed(updates: Updates, f: int) -> Any:
-        with np.errstate(over="ignore"):
-            return call(updates.astype(np.float32), f)
-
-    return narrowed
 
 
 def staged(rule: object, said: Options | None = None) -> Stage:

@@ -25,6 +25,8 @@ from pytest_fl.subjects.subject import Subject
 Updates = npt.NDArray[np.floating]
 Apply = Callable[[Any, int, int, Sequence[int], Any], Any]
 """(updates in the rule's form, n, f, sample counts, the server's own update) -> whatever the rule returns."""
+First = tuple[Updates, int, npt.NDArray[np.float64]] | None
+"""(updates, f, answer) of the first call."""
 Root = Callable[[Updates], Updates] | None
 """(n, d) updates -> what an honest server would have learnt from its own data."""
 EXAMPLES: Final = 10
@@ -81,6 +83,8 @@ class Trial:
     """The coordinates of the round that was taken."""
     hung: bool = False
     """Whether an attempt did not return: then nothing more is tried."""
+    first: First = None
+    """(updates, f, answer) of the first call in the way that was found."""
 
 
 def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> Trial:
@@ -90,20 +94,21 @@ def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> Trial:
     say so. Where every form raises, rounds of other sizes are tried, for rules that are made for one model.
     """
     ways = list(ways)
-    found, errors = _best(apply, n, f, ways, D)
+    found, errors, first = _best(apply, n, f, ways, D)
     hung = any(isinstance(error, guard.Hung) for _, error in errors)
     if found is not None and not hung and found.form.name in VECTORS:
-        found = _of_layers(apply, n, f, ways) or found
+        of_layers = _of_layers(apply, n, f, ways)
+        found, first = (found, first) if of_layers is None else (of_layers, None)
     if found is not None or hung:
-        return Trial(found, errors, hung=hung)
+        return Trial(found, errors, hung=hung, first=first)
     plain = [way for way in ways if way.form.model is None][:5] or ways[:5]
     deadline = time.monotonic() + containers.SECONDS
     for d in _sizes(errors):
-        found, _ = _best(apply, n, f, plain, d)
+        found, _, first = _best(apply, n, f, plain, d)
         if time.monotonic() > deadline:
             break
         if found is not None:
-            return Trial(found, errors, d)
+            return Trial(found, errors, d, first=first)
     return Trial(None, errors)
 
 
@@ -114,7 +119,7 @@ def _of_layers(apply: Apply, n: int, f: int, ways: Sequence[Way]) -> Way | None:
         if way.form.name in names and way.layout is one_layer and way.reading.own is None:
             updates = np.random.default_rng(4).normal(size=(n, 2 * D)).astype(np.float32)
             with suppress(guard.Misbehaved):
-                score, several = _judged(apply, replace(way, layout=several_layers), updates, f)
+                score, several, _ = _judged(apply, replace(way, layout=several_layers), updates, f)
                 if score == (1, 1, 1) and several.reading.kind == "model":
                     return replace(several, layout=one_layer)
     return None
@@ -122,28 +127,32 @@ def _of_layers(apply: Apply, n: int, f: int, ways: Sequence[Way]) -> Way | None:
 
 def _best(
     apply: Apply, n: int, f: int, ways: Sequence[Way], d: int
-) -> tuple[Way | None, tuple[tuple[str, BaseException], ...]]:
+) -> tuple[Way | None, tuple[tuple[str, BaseException], ...], First]:
+    """The best way, what each attempt raised, and the first answer in that way."""
     updates = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
     best: tuple[tuple[int, int, int], Way | None] = ((-1, 0, 0), None)
+    first: First = None
     errors = list[tuple[str, BaseException]]()
     for way in ways:
         try:
-            score, read = _judged(apply, way, updates, f)
+            score, read, answer = _judged(apply, way, updates, f)
         except guard.Hung as error:
-            return way, ((str(way), error),)
+            return way, ((str(way), error),), None
         except guard.Misbehaved as error:
             errors.append((str(way), error.__cause__ or error))
             continue
         if score > best[0]:
-            best = score, read
+            best, first = (score, read), None if answer is None else (updates, f, answer)
         # What an array or a list gave in kind is taken, right or wrong: to be right by accident takes a stranger form.
         if score == (1, 1, 1) or (score[0] and score[2] and way.form.model is None and not way.form.carries_counts):
             break
-    return best[1], tuple(errors)
+    return best[1], tuple(errors), first
 
 
-def _judged(apply: Apply, way: Way, updates: Updates, f: int) -> tuple[tuple[int, int, int], Way]:
-    """((gives an aggregate, right where all agree, in kind), the way with its reading)."""
+def _judged(
+    apply: Apply, way: Way, updates: Updates, f: int
+) -> tuple[tuple[int, int, int], Way, npt.NDArray[np.float64] | None]:
+    """((gives an aggregate, right where all agree, in kind), the way with its reading, its first answer if it is a vector)."""
     n, d = updates.shape
     counts = [EXAMPLES] * n
     trial = guard.Rule(Subject("trial", lambda x, f: None), containers.SECONDS)  # noqa: ARG005  # only its guard is used
@@ -155,11 +164,13 @@ def _judged(apply: Apply, way: Way, updates: Updates, f: int) -> tuple[tuple[int
     if way.reading.own is None:
         reading = find_reading(result, updates, way.form, way.layout)
         if reading is None:
-            return (0, 0, 0), way
+            return (0, 0, 0), way, None
         way = replace(way, reading=reading)
     vector = trial.attempt(lambda: way.reading(result, updates, way.form, way.layout))
-    if guard.to_float64(vector) is None or np.shape(vector) != (d,):
-        return (0, 0, 0), way
+    answer = guard.to_float64(vector)
+    if answer is None or np.shape(vector) != (d,):
+        return (0, 0, 0), way, None
+    answer = answer.copy()  # a later call may write to it
     in_kind = way.reading.kind not in {"vector", "model"} or way.form.native(way.reading.item(result))
     agreed = np.tile(updates[:1], (n, 1))
     try:
@@ -167,7 +178,7 @@ def _judged(apply: Apply, way: Way, updates: Updates, f: int) -> tuple[tuple[int
         sane = same is not None and np.allclose(same, agreed[0], rtol=1e-3, atol=1e-3)
     except guard.Misbehaved:
         sane = False
-    return (1, int(sane), int(in_kind)), way
+    return (1, int(sane), int(in_kind)), way, answer
 
 
 def _sizes(errors: Sequence[tuple[str, BaseException]]) -> Iterator[int]:
@@ -185,7 +196,7 @@ def layered(apply: Apply, way: Way, n: int, f: int) -> tuple[Way | None, str]:
     for layout in (with_a_buffer, several_layers):
         several = replace(way, layout=layout)
         try:
-            score, several = _judged(apply, replace(several, reading=way.reading), updates, f)
+            score, several, _ = _judged(apply, replace(several, reading=way.reading), updates, f)
         except guard.Misbehaved as error:
             said = said or f"no integer buffers: {error}"
             continue

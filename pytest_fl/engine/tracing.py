@@ -24,7 +24,7 @@ def measured() -> Any:
 
 def save() -> None:
     """In a child: stop measuring, and add the lines that it ran to the data file of the run."""
-    if True:
+    with contextlib.suppress(Exception):  # figures, no verdict
         coverage = measured()
         coverage.stop()
         coverage.save()

@@ -65,6 +65,10 @@ class Subject:
     """Name -> as `call`, with the updates in another container or dtype; it may raise where the rule takes none."""
     other_memory: Mapping[str, Callable[[Updates, int], Any]] = field(default_factory=lambda: dict[str, Any]())
     """Name -> as `call`, with the same array held otherwise in memory."""
+    renew: Callable[[], Callable[[Updates, int], Any]] | None = None
+    """-> as `call`, of an object made anew that knows of no call before; None where none can be made, as of a function."""
+    first: tuple[Updates, int, npt.NDArray[np.float64]] | None = None
+    """(updates, f, its answer) of the first time that it was tried at all."""
     conventions: str = ""
     """What the adapter knows of it in a line: which Krum, which median, how f was found."""
     details: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())

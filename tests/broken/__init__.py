@@ -21,5 +21,6 @@ for _heading in (
     "claims",
     "alone",
     "forms",
+    "repeated",
 ):
     import_module(f"broken.{_heading}")  # importing registers

@@ -1,12 +1,15 @@
-"""The updates as the kernels see them: rows of one numpy matrix, chosen by number and never copied."""
+"""The updates as the kernels see them: rows of one matrix, or vectors apart, chosen by number and never copied."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from fl_impl.aggregators.vectors import COMPUTED, Vectors, widened
 
 Array = npt.NDArray[np.floating]
 FloatArray = npt.NDArray[np.float64]
@@ -16,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 class Rows:
     """x[chosen], (n, d), where every row of x is contiguous."""
 
-    x: Array
+    x: Array | Vectors
     chosen: npt.NDArray[np.int64]
 
     @property
@@ -30,15 +33,27 @@ class Rows:
         return self.x.shape[1]
 
     @cached_property
+    def stored(self) -> str:
+        """The name of the type in memory, a key of COMPUTED."""
+        return self.x.stored if isinstance(self.x, Vectors) else self.x.dtype.name
+
+    @cached_property
     def dtype(self) -> str:
-        """The name of the element type, "float32" or "float64"."""
-        return self.x.dtype.name
+        """The name of the type that is computed in, "float32" or "float64"."""
+        return COMPUTED[self.stored]
 
     def __getitem__(self, row: int) -> Array:
         return self.x[self.chosen[row]]
 
+    def part(self, row: int, columns: slice) -> Array:
+        """Some columns of a row, widened, without looking at the others."""
+        source = self.x.rows if isinstance(self.x, Vectors) else self.x
+        return widened(source[self.chosen[row]][columns], self.stored)
+
     def addresses(self) -> npt.NDArray[np.int64]:
         """(n,) where each row begins in memory."""
+        if isinstance(self.x, Vectors):
+            return self.x.addresses[self.chosen]
         return self.x.ctypes.data + self.chosen * self.x.strides[0]
 
     def and_again(self, row: int, times: int) -> Rows:
@@ -47,19 +62,28 @@ class Rows:
 
     def after(self, column: int) -> Rows:
         """The same rows without the columns before that one."""
-        return Rows(self.x[:, column:], self.chosen)
+        return Rows(self.x.after(column) if isinstance(self.x, Vectors) else self.x[:, column:], self.chosen)
+
+    def block(self, columns: slice, dtype: str = "") -> Any:
+        """(n, some columns), a copy side by side, in a dtype."""
+        return np.stack([self.part(i, columns) for i in range(self.n)], dtype=dtype or self.dtype)
 
     def are_finite(self) -> bool:
         """Whether no value is NaN or infinite: a pass over all of them."""
         step = 1 << 16
-        return all(np.isfinite(self[i][k : k + step]).all() for i in range(self.n) for k in range(0, self.d, step))
+        starts = range(0, self.d, step)
+        return all(np.isfinite(self.part(i, slice(k, k + step))).all() for i in range(self.n) for k in starts)
 
 
-def rows_of(x: Array, chosen: npt.ArrayLike | None = None) -> Rows:
+def rows_of(x: Array | Vectors, chosen: npt.ArrayLike | None = None) -> Rows:
     """The chosen rows of x, all of them by default; x is copied only where its rows are not contiguous."""
-    if x.dtype.name not in ("float32", "float64"):
-        raise ValueError(f"kernels compute on float32 and float64; got {x.dtype}. Convert with .astype(numpy.float32)")
-    if x.strides[1] != x.itemsize or not x.flags.aligned:
-        x = np.ascontiguousarray(x)
+    if isinstance(x, np.ndarray):
+        x = _readable(x)
     numbers = np.arange(len(x)) if chosen is None else np.asarray(chosen, np.int64) % len(x)
     return Rows(x, numbers)
+
+
+def _readable(x: Array) -> Array:
+    if x.dtype.name not in ("float32", "float64"):
+        raise ValueError(f"kernels compute on float32 and float64; got {x.dtype}. Convert with .astype(numpy.float32)")
+    return x if x.strides[1] == x.itemsize and x.flags.aligned else np.ascontiguousarray(x)

@@ -59,7 +59,7 @@ def coordinatewise(formula: formulas.Formula, rows: Rows, mixing: FloatArray | N
     near = None if mixing is None else rows[formulas.reference(mixing)]
     with np.errstate(over="ignore", invalid="ignore"):
         for columns in column_blocks(rows):
-            values: Any = [rows[i][columns] for i in range(rows.n)]
+            values: Any = [rows.part(i, columns) for i in range(rows.n)]
             if narrow is not None and near is not None:
                 values = narrow @ (np.stack(values) - near[columns])
             sound = sound and bool(np.isfinite(sum(values)).all())
@@ -75,7 +75,7 @@ def product(mixing: FloatArray, rows: Rows) -> tuple[Array, bool]:
         for columns in column_blocks(rows):
             exact = np.zeros((len(mixing), columns.stop - columns.start))
             for i in range(rows.n):
-                exact += mixing[:, i, None] * rows[i][columns].astype(np.float64, copy=False)
+                exact += mixing[:, i, None] * rows.part(i, columns).astype(np.float64, copy=False)
             sound = sound and bool(np.isfinite(exact).all())
             result[:, columns] = exact
     return result, sound
@@ -87,7 +87,7 @@ def pairwise(rows: Rows, within: str) -> FloatArray:
     distances = np.zeros((n, n))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for columns in column_blocks(rows):
-            block = np.stack([rows[i][columns] for i in range(n)]).astype(within, copy=False)
+            block = rows.block(columns, within)
             gaps = np.empty_like(block)
             for i in range(n - 1):
                 below = np.subtract(block[i + 1 :], block[i], out=gaps[i + 1 :])
@@ -101,7 +101,7 @@ def squares(rows: Rows, centre: Array | None) -> FloatArray:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for columns in column_blocks(rows):
             for i in range(rows.n):
-                gap = rows[i][columns].astype(np.float64)
+                gap = rows.part(i, columns).astype(np.float64)
                 if centre is not None:
                     gap -= centre[columns]
                 total[i] += gap @ gap

@@ -10,6 +10,7 @@ from typing import Final
 
 from fl_impl.aggregators.kernels import formulas
 from fl_impl.aggregators.kernels.emit import Mask, Vector, Writer
+from fl_impl.aggregators.vectors import COMPUTED
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,21 @@ class VectorOperations:
 COLUMNS: Final = "ppiip"
 
 
-def columns(formula: formulas.Formula, n: int, dtype: str, lanes: int) -> str:
+def columns(formula: formulas.Formula, n: int, stored: str, lanes: int) -> str:
     """kernel(rows, out, start, stop, check): out[k] = formula(rows[0][k], ..., rows[n - 1][k]).
 
-    rows is a table of n pointers; stop - start >= lanes. check[:lanes] becomes NaN where a sum of values was not finite.
+    rows is a table of n pointers to numbers of the type `stored`; stop - start >= lanes. check[:lanes] becomes NaN where a
+    sum of values was not finite.
     The sums cost nothing: the ports of the processor that add are idle beside minimum and maximum.
     """
-    write = Writer(COLUMNS, lanes)
+    write, dtype = Writer(COLUMNS, lanes), COMPUTED[stored]
     rows, out, start, stop, check = write.arguments
     last = write.sum(stop, -lanes)
-    with write.loop(start, stop, lanes, [write.constant(0, dtype)]) as loop:
-        column = write.smaller(loop.index, last)  # the last block overlaps the one before it rather than end early
-        values = [write.stream(write.pointer(rows, write.integer(client)), column, dtype) for client in range(n)]
+    first = write.aligned_below(write.pointer(rows, write.integer(0)), start, stored)  # so may be most rows of a list
+    with write.loop(first, stop, lanes, [write.constant(0, dtype)]) as loop:
+        # The first block and the last overlap their neighbours rather than reach out.
+        column = write.larger(write.smaller(loop.index, last), start)
+        values = [write.stream(write.pointer(rows, write.integer(client)), column, stored) for client in range(n)]
         loop.results = [loop.carried[0] + nothing(values)]
         write.store(formula(VectorOperations(dtype), values), out, column)
     write.store(loop.results[0], check, write.integer(0))

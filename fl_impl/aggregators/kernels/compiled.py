@@ -22,6 +22,8 @@ class Host:
     """Width of a vector register."""
     many_registers: bool
     """32 vector registers rather than 16."""
+    halves: bool = False
+    """Whether it widens float16 by itself."""
 
 
 @cache
@@ -32,8 +34,8 @@ def host() -> Host:
     found: Any = binding.get_host_cpu_features()
     wide = bool(found.get("avx512f") and found.get("avx512vl"))
     size = 64 if wide else 32 if found.get("avx") else 16
-    many = wide or platform.machine().lower() in ("arm64", "aarch64")
-    return Host(binding.get_host_cpu_name(), found.flatten(), size, many)
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    return Host(binding.get_host_cpu_name(), found.flatten(), size, wide or arm, bool(found.get("f16c")) or arm)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,31 +10,33 @@ from itertools import product
 from typing import Any, Final
 
 from fl_impl.aggregators.kernels.emit import Writer
+from fl_impl.aggregators.vectors import COMPUTED
 
 BLOCK: Final = 2048
 """Columns over which squares are summed in the dtype of the differences, before float64 takes over."""
 PAIRWISE: Final = "piiip"
 
 
-def pairwise(dtype: str, lanes: int, tile: int, within: str) -> str:
+def pairwise(stored: str, lanes: int, tile: int, within: str) -> str:
     """kernel(rows, tiles, start, stop, out): out[i, j] += sum_k (rows[i][k] - rows[j][k])^2 for i < j.
 
     rows holds tiles * tile pointers and out as many rows and columns; stop - start is a positive multiple of lanes.
-    Differences are taken in the dtype `within`: tile x tile of them at a time stay in registers.
+    Rows hold numbers of the type `stored`; differences are taken in the dtype `within`: tile x tile of them at a time
+    stay in registers.
     """
     write = Writer(PAIRWISE, lanes)
     _, tiles, start, stop, _ = write.arguments
     with write.loop(start, stop, BLOCK) as block:
         end = write.smaller(write.sum(block.index, BLOCK), stop)
         with write.loop(write.integer(0), tiles, 1) as upper:
-            _tile(write, upper.index, upper.index, tile, dtype, within, (block.index, end))
+            _tile(write, upper.index, upper.index, tile, stored, within, (block.index, end))
             following = write.sum(upper.index, 1)
             with write.where_less(following, tiles), write.loop(following, tiles, 1) as lower:
-                _tile(write, upper.index, lower.index, tile, dtype, within, (block.index, end))
+                _tile(write, upper.index, lower.index, tile, stored, within, (block.index, end))
     return write.finished()
 
 
-def _tile(write: Writer, upper: Any, lower: Any, tile: int, dtype: str, within: str, columns: tuple[Any, Any]) -> None:
+def _tile(write: Writer, upper: Any, lower: Any, tile: int, stored: str, within: str, columns: tuple[Any, Any]) -> None:
     """out[tile of rows `upper`, tile of rows `lower`] += their squared distances over the columns."""
     rows, tiles, _, _, out = write.arguments
     same = upper is lower
@@ -43,7 +45,7 @@ def _tile(write: Writer, upper: Any, lower: Any, tile: int, dtype: str, within: 
     below = above if same else [write.sum(write.product(lower, tile), k) for k in range(tile)]
     bases = [write.pointer(rows, row) for row in (above if same else above + below)]
     with write.loop(*columns, write.lanes, [write.constant(0, within)] * len(pairs)) as inside:
-        values = [write.stream(base, inside.index, dtype, ahead=BLOCK if same else 0).converted(within) for base in bases]
+        values = [write.stream(base, inside.index, stored, ahead=BLOCK if same else 0).converted(within) for base in bases]
         first, second = values[:tile], values[-tile:]
         for k, (i, j) in enumerate(pairs):  # each difference is squared before the next is taken: registers are few
             gap = first[i] - second[j]
@@ -57,7 +59,7 @@ SQUARES: Final = "pipiip"
 UNROLLED: Final = 4
 
 
-def squares(dtype: str, lanes: int, *, centred: bool) -> str:
+def squares(stored: str, lanes: int, *, centred: bool) -> str:
     """kernel(rows, n, centre, start, stop, out): out[i] += sum_k (rows[i][k] - centre[k])^2, in float64.
 
     The centre is 0, and never read, if not `centred`. stop - start is a positive multiple of UNROLLED * lanes.
@@ -72,9 +74,9 @@ def squares(dtype: str, lanes: int, *, centred: bool) -> str:
             with write.loop(block.index, end, UNROLLED * lanes, zeros) as inside:
                 places = [write.sum(inside.index, lanes * k) for k in range(UNROLLED)]
                 for k, place in enumerate(places):
-                    gap = write.stream(row, place, dtype).converted("float64")
+                    gap = write.stream(row, place, stored).converted("float64")
                     if centred:
-                        gap = gap - write.load(centre, place, dtype).converted("float64")
+                        gap = gap - write.load(centre, place, COMPUTED[stored]).converted("float64")
                     inside.results[k] = gap.times_plus(gap, inside.carried[k])
             a, b, c, d = inside.results
             write.accumulate(((a + b) + (c + d)).total(), "float64", out, clients.index)

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llvmlite import ir
 
+from fl_impl.aggregators.vectors import COMPUTED
+
 POINTER: Final = ir.PointerType()
 INDEX: Final = ir.IntType(64)
-ELEMENTS: Final = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
-BYTES: Final = {"float32": 4, "float64": 8}
+ELEMENTS: Final = {"float16": ir.HalfType(), "bfloat16": ir.IntType(16), "float32": ir.FloatType(), "float64": ir.DoubleType()}
+BYTES: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 WIDE: Final = '"prefer-vector-width"="512" "min-legal-vector-width"="512"'
 """Attributes without which LLVM halves wide vectors for some processors."""
 
@@ -53,6 +55,15 @@ class Vector:
         """self * factor + addend, rounded once where the machine can."""
         fused = self.writer.intrinsic("llvm.fmuladd", self.dtype, 3)
         return self._made(self.writer.builder.call(fused, [self.value, factor.value, addend.value]))
+
+    def over(self, divisor: Vector) -> Vector:
+        """self / divisor, entry by entry."""
+        return self._made(self.writer.builder.fdiv(self.value, divisor.value))
+
+    def root(self) -> Vector:
+        """The square roots."""
+        root = self.writer.intrinsic("llvm.sqrt", self.dtype, 1)
+        return self._made(self.writer.builder.call(root, [self.value]))
 
     def converted(self, dtype: str) -> Vector:
         """The values in, or rounded to, dtype."""
@@ -90,6 +101,15 @@ class Loop:
     index: Any
     carried: list[Vector]
     results: list[Vector]
+
+
+@dataclass
+class Repeat:
+    """A loop being written that goes on while `again` holds, and what it carries, values of any type."""
+
+    carried: list[Any]
+    results: list[Any] = field(default_factory=list)
+    again: Any = None
 
 
 class Writer:
@@ -130,6 +150,16 @@ class Writer:
         """The lesser of two indices."""
         return self.builder.select(self.builder.icmp_signed("<", first, second), first, second)
 
+    def larger(self, first: Any, second: Any) -> Any:
+        """The greater of two indices."""
+        return self.builder.select(self.builder.icmp_signed(">", first, second), first, second)
+
+    def aligned_below(self, base: Any, index: Any, dtype: str) -> Any:
+        """The last index up to this one at which a vector of base does not straddle two lines of the cache."""
+        line = self.lanes * BYTES[dtype]
+        over = self.builder.and_(self.builder.ptrtoint(self.address(base, index, dtype), INDEX), self.integer(line - 1))
+        return self.difference(index, self.builder.udiv(over, self.integer(BYTES[dtype])))
+
     def address(self, base: Any, index: Any, dtype: str) -> Any:
         """The address of base[index]."""
         return self.builder.gep(base, [index], source_etype=ELEMENTS[dtype])
@@ -145,9 +175,16 @@ class Writer:
     # Vectors and memory
 
     def load(self, base: Any, index: Any, dtype: str) -> Vector:
-        """base[index : index + lanes], at any alignment of an element."""
+        """base[index : index + lanes], at any alignment of an element; 16-bit numbers are widened to float32."""
         place = self.address(base, index, dtype)
-        return Vector(self, self.builder.load(place, typ=self.vector_type(dtype), align=BYTES[dtype]), dtype)
+        value = self.builder.load(place, typ=self.vector_type(dtype), align=BYTES[dtype])
+        if dtype == "float16":
+            value = self.builder.fpext(value, self.vector_type("float32"))
+        elif dtype == "bfloat16":  # the upper half of a float32
+            integers = ir.VectorType(ir.IntType(32), self.lanes)
+            upper = self.builder.shl(self.builder.zext(value, integers), ir.Constant(integers, [16] * self.lanes))
+            value = self.builder.bitcast(upper, self.vector_type("float32"))
+        return Vector(self, value, COMPUTED[dtype])
 
     def stream(self, base: Any, column: Any, dtype: str, ahead: int = 128) -> Vector:
         """base[column : column + lanes], and a request for the values `ahead` columns later.
@@ -183,6 +220,10 @@ class Writer:
         read, keep, data = (ir.Constant(integer, flag) for flag in (0, 2, 1))
         self.builder.call(fetch, [self.address(base, index, dtype), read, keep, data])
 
+    def mask(self, value: Any) -> Mask:
+        """A truth value a lane."""
+        return Mask(self, value)
+
     def constant(self, value: float, dtype: str) -> Vector:
         """The same number in all lanes."""
         return Vector(self, ir.Constant(self.vector_type(dtype), [float(value)] * self.lanes), dtype)
@@ -206,6 +247,21 @@ class Writer:
             vector.value.add_incoming(result.value, self.builder.block)
         after = self.function.append_basic_block("after")
         self.builder.cbranch(self.builder.icmp_signed("<", following, stop), body, after)
+        self.builder.position_at_end(after)
+
+    @contextmanager
+    def repeat(self, *carried: Any) -> Generator[Repeat]:
+        """Run the body at least once, then again while `again` holds. Set `results` to what `carried` is in the next turn."""
+        before, body = self.builder.block, self.function.append_basic_block("repeat")
+        self.builder.branch(body)
+        self.builder.position_at_end(body)
+        turn = Repeat([self._phi(value.type, value, before) for value in carried])
+        turn.results = list(turn.carried)
+        yield turn
+        for phi, result in zip(turn.carried, turn.results, strict=True):
+            phi.add_incoming(result, self.builder.block)
+        after = self.function.append_basic_block("after")
+        self.builder.cbranch(turn.again, body, after)
         self.builder.position_at_end(after)
 
     @contextmanager

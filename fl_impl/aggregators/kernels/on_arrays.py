@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fl_impl.aggregators.kernels import blocks
 from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows, rows_of
-from fl_impl.aggregators.kernels.formulas import Formula
+from fl_impl.aggregators.kernels.formulas import Formula, RankMean
 from fl_impl.aggregators.kernels.geometry import Geometry, symmetric
 from fl_impl.aggregators.kernels.unfit import Unfit
 
@@ -36,7 +36,8 @@ def coordinatewise(formula: Formula, x: Array, rows: npt.ArrayLike | None, mixin
         return result
     _check_finite(chosen)
     # All is finite, and a sum overflowed. Sorting float32 values and adding them up in float64 suffers nothing from that.
-    return result if m is None and chosen.dtype == "float32" else _scaled(formula, chosen, m)
+    suffers_not = m is None and chosen.dtype == "float32" and isinstance(formula, RankMean)
+    return result if suffers_not else _scaled(formula, chosen, m)
 
 
 def product(mixing: FloatArray, x: Array) -> Array:
@@ -86,7 +87,10 @@ def norms(x: Array) -> FloatArray:
 def _path(rows: Rows) -> ModuleType:
     """The module that computes: a function of shapes alone, so that equal calls give equal bits."""
     small = rows.n * rows.d < WORTHWHILE or rows.d < FEWEST_COLUMNS
-    return blocks if small or not _can_generate(os.environ.get(VARIABLE, "")) else _generated()
+    if small or not _can_generate(os.environ.get(VARIABLE, "")):
+        return blocks
+    path = _generated()
+    return path if rows.stored != "float16" or path.host().halves else blocks
 
 
 @cache
@@ -142,6 +146,6 @@ def _scaled(formula: Formula, rows: Rows, mixing: FloatArray | None) -> Array:
     result = np.empty(rows.d, rows.dtype)
     for start in range(0, rows.d, blocks.SQUARED):
         columns = slice(start, start + blocks.SQUARED)
-        smaller = rows_of(rows.x[rows.chosen, columns].astype(np.float64) * 2.0**-32)
+        smaller = rows_of(rows.block(columns, "float64") * 2.0**-32)
         result[columns] = blocks.coordinatewise(formula, smaller, mixing)[0] * 2.0**32
     return result

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from fl_impl.aggregators.kernels.emit import Writer
+from fl_impl.aggregators.vectors import COMPUTED
 
 SUM: Final = "pippiiipp"
 UNROLLED: Final = 2
 
 
-def weighted_sum(dtype: str, lanes: int, together: int) -> str:
+def weighted_sum(stored: str, lanes: int, together: int) -> str:
     """kernel(rows, n, weights, out, start, stop, width, check, scratch): out[k] = sum_i w_i rows[i][k].
 
     n is a multiple of `together`, width one of UNROLLED * lanes, and stop - start >= width. Blocks of that many columns are
@@ -33,12 +34,12 @@ def weighted_sum(dtype: str, lanes: int, together: int) -> str:
                 total = write.load(scratch, inside.index, "float64")
                 column = write.sum(block, inside.index)
                 for base, factor in zip(bases, factors, strict=True):
-                    total = write.stream(base, column, dtype).converted("float64").times_plus(factor, total)
+                    total = write.stream(base, column, stored).converted("float64").times_plus(factor, total)
                 write.store(total, scratch, inside.index)
         with write.loop(zero, width, lanes, loop.carried) as inside:
             total = write.load(scratch, inside.index, "float64")
             write.store(write.constant(0, "float64"), scratch, inside.index)
-            write.store(total.converted(dtype), out, write.sum(block, inside.index))
+            write.store(total.converted(COMPUTED[stored]), out, write.sum(block, inside.index))
             inside.results = [inside.carried[0] + (total - total)]
         loop.results = inside.results
     write.store(loop.results[0], check, zero)
@@ -48,7 +49,7 @@ def weighted_sum(dtype: str, lanes: int, together: int) -> str:
 PRODUCT: Final = "pippiiip"
 
 
-def matrix_product(dtype: str, lanes: int, group: int, across: int) -> str:
+def matrix_product(stored: str, lanes: int, group: int, across: int) -> str:
     """kernel(rows, n, mixing, outs, mixes, start, stop, check): outs[a][k] = sum_i M[a, i] rows[i][k].
 
     M comes transposed, (n, mixes) float64; mixes is a multiple of `group`; stop - start >= across * lanes.
@@ -65,7 +66,7 @@ def matrix_product(dtype: str, lanes: int, group: int, across: int) -> str:
             zeros = [write.constant(0, "float64")] * (group * across)
             with write.loop(zero, n, 1, zeros) as clients:
                 row = write.pointer(rows, clients.index)
-                values = [write.stream(row, place, dtype).converted("float64") for place in places]
+                values = [write.stream(row, place, stored).converted("float64") for place in places]
                 first = write.sum(write.product(clients.index, mixes), groups.index)
                 factors = [write.broadcast(mixing, write.sum(first, k), "float64") for k in range(group)]
                 products = [(factor, value) for factor in factors for value in values]
@@ -74,7 +75,7 @@ def matrix_product(dtype: str, lanes: int, group: int, across: int) -> str:
             for k, result in enumerate(clients.results):
                 bad = bad + (result - result)
                 out = write.pointer(outs, write.sum(groups.index, k // across))
-                write.store(result.converted(dtype), out, places[k % across])
+                write.store(result.converted(COMPUTED[stored]), out, places[k % across])
             groups.results = [bad]
         loop.results = groups.results
     write.store(loop.results[0], check, zero)

@@ -38,6 +38,7 @@ def _mean_kappa(n: int, f: int) -> float:
     defended=False,
     weighing=_equal_weights,
     by_columns=lambda n, f, geometry: lambda x: average(np.ones(n), x),  # noqa: ARG005  # distances say nothing
+    apart=True,
 )  # fmt: skip
 def mean(x: Matrix, f: int, *, weights: Any = None) -> Any:
     """sum_i w_i x_i / sum_i w_i, where w_i are claimed sample counts, or equal: no defence against any f > 0.

@@ -41,6 +41,7 @@ def _weigh(geometry: Geometry, f: int, *, tolerance: float = 1e-7, max_steps: in
     },
     source="Chen et al. 2017 (arXiv:1705.05491), Pillutla et al. 2022 (arXiv:1912.13445); kappa proven in bounds.py",
     weighing=_weigh,
+    apart=True,
 )  # fmt: skip
 def geometric_median(x: Matrix, f: int, *, tolerance: float = 1e-7, max_steps: int = 100) -> Any:
     """argmin_z sum_i ||x_i - z||, converged: ||sum_i (x_i - z) / ||x_i - z|| || <= tolerance n.

@@ -123,6 +123,7 @@ def _selected(geometry: Geometry, m: int, count: int) -> Weights:
     symmetries={"permutation", "translation", "scale", "sign", "unanimity", "exactness", "box", "mean"},
     selective=True,
     source="El Mhamdi et al. 2018 (arXiv:1802.07927); kappa proven in bounds.py",
+    apart=True,
 )
 def bulyan(x: Matrix, f: int) -> Any:
     """Krum picks n - 2f updates; in each coordinate the mean of their n - 4f values nearest to their median.
@@ -145,6 +146,7 @@ def _krum_picks(distances: npt.NDArray[np.float64], f: int) -> list[int]:
 @aggregator(
     symmetries={"translation", "scale", "sign", "rotation", "unanimity", "box", "hull", "mean"},
     source="Farhadkhani et al. 2023 (arXiv:2209.10931)",
+    apart=True,
 )
 def monna(x: Matrix, f: int, *, pivot: int = 0, rows: npt.NDArray[np.intp] | None = None) -> Any:
     """The mean of the n - f updates nearest to a trusted one, the pivot, itself among them.

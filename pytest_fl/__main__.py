@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     verifying.add_argument("target", help=TARGET)
     verifying.add_argument("--profile", default="default", help="quick, default or thorough")
     verifying.add_argument("--seed", type=int, default=0)
-    verifying.add_argument("--form", help='how the updates are handed over: "[(n, OrderedDict)]", "list of arrays", ...')
+    verifying.add_argument("--checks", type=names, help="only these checks, with commas between")
+    verifying.add_argument("--skip", type=names, default=(), help="all checks but these, with commas between")
     verifying.add_argument("--updates", type=Path, help="judge it on saved updates: .npz, .npy, .csv or .safetensors")
     verifying.add_argument("--byzantine", type=int, default=1, help="f, with --updates")
     verifying.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -39,6 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--claims", help='hold it to a known rule: "krum", "trimmed_mean", ...')
         command.add_argument("--min-clients", help='the least n, as a formula of f: "2*f+3"')
         command.add_argument("--kappa", help='the claimed coefficient, as a formula of n and f: "f/(n-2*f)"')
+        command.add_argument("--symmetries", type=names, help="claimed symmetries, with commas between")
+        command.add_argument("--form", help='how the updates are handed over: "[(n, OrderedDict)]", "list of arrays", ...')
+        command.add_argument("--f", type=number_or_name, help="the one f that it is for, or the parameter that takes f")
+        command.add_argument(
+            "--result", type=number_or_name, help='where the aggregate stands in the result: 0, "weights", "mask"'
+        )
+        command.add_argument("--root", help="the parameter that takes the server's own update; True to look for it")
     options = parser.parse_args(arguments)
 
     sys.path.insert(0, str(Path.cwd()))
@@ -57,14 +65,32 @@ def _report(options: argparse.Namespace) -> Report:
     from pytest_fl.engine.runner import replay, verify  # noqa: PLC0415
     from pytest_fl.engine.updates import verify_updates  # noqa: PLC0415
 
-    said = Options(claims=options.claims, min_clients=formula(options.min_clients, "f"), kappa=formula(options.kappa, "n", "f"))
+    said = Options(
+        claims=options.claims,
+        min_clients=formula(options.min_clients, "f"),
+        kappa=formula(options.kappa, "n", "f"),
+        symmetries=options.symmetries,
+        form=options.form,
+        f=options.f,
+        result=options.result,
+        root=options.root == "True" or options.root,
+    )
     if options.command == "replay":
         return replay(options.file, options.target, **said)
-    said["form"] = options.form
     effort = {"profile": options.profile, "seed": options.seed}
     if options.updates is not None:
         return verify_updates(options.target, options.updates, options.byzantine, **effort, **said)
-    return verify(options.target, **effort, **said)
+    return verify(options.target, checks=options.checks, skip=options.skip, **effort, **said)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def number_or_name(text: str) -> int | str:
+    """A whole number where it is one."""
+    return int(text) if text.lstrip("-").isdecimal() else text
 
 
 def formula(text: str | None, *names: str) -> Callable[..., Any] | None:

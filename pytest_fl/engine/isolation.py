@@ -2,7 +2,7 @@
 
 A subject reaches its child by `fork`, so that closures, lambdas and objects need not be pickled. Where there is no `fork`
 (Windows), or where it is not safe (macOS, whose system libraries do not survive it; JAX that has begun to compute, whose
-threads would be missing), and where a debugger or a coverage tool follows this process, the subject is called here.
+threads would be missing), and where a debugger follows this process, the subject is called here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import time
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from pytest_fl.engine import parts, worker
+from pytest_fl.adapters.registry import ADAPTERS
+from pytest_fl.engine import parts, tracing, worker
+from pytest_fl.engine.replays import after_other_calls, replayable
 from pytest_fl.engine.rows import as_expected
 from pytest_fl.engine.saving import counterexample
 from pytest_fl.engine.session import Session, share
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_fl.checks.parts import Audit
     from pytest_fl.engine.targets import Target
     from pytest_fl.subjects.profiles import Profile
+    from pytest_fl.subjects.round import Round
 
 Isolation = Literal["process", "none"]
 GRACE: Final = 3.0
@@ -41,6 +45,8 @@ PART_SECONDS: Final = 1200.0
 """For all checks of a part that is no rule: some compute for long, and none is shortened."""
 IDENTIFYING: Final = 20.0
 """Seconds that it may take to say what a rule is."""
+CONFIRMING: Final = 4.0
+"""Seconds that may go into replaying failures of one subject in children of their own."""
 LIVES: Final = 3
 """Children that a subject may end before no more is tried with it."""
 
@@ -51,8 +57,11 @@ class Examiner(Protocol):
     notes: tuple[str, ...]
     """How the subject is called, once it has been."""
 
-    def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
-        """The row of the check, whatever the subject does. Raises ValueError where it can be called in no way."""
+    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
+        """The row of the check, on a saved round alone where one is given, whatever the subject does.
+
+        Raises ValueError where it can be called in no way.
+        """
         ...
 
     def identity(self) -> str:
@@ -75,16 +84,8 @@ def examiner(target: Target, profile: Profile, isolation: Isolation = "process",
 
 
 def can_fork() -> bool:
-    """Whether a child made here can call the subject, and nobody follows this process line by line."""
-    followed = sys.gettrace() is not None or any(_monitored())
-    return hasattr(os, "fork") and sys.platform != "darwin" and not followed and not _jax_runs()
-
-
-def _monitored() -> Generator[bool]:
-    monitoring = getattr(sys, "monitoring", None)
-    if monitoring is not None:
-        for tool in (monitoring.DEBUGGER_ID, monitoring.COVERAGE_ID):
-            yield monitoring.get_tool(tool) is not None
+    """Whether a child made here can call the subject, and no debugger follows this process."""
+    return hasattr(os, "fork") and sys.platform != "darwin" and not tracing.debugged() and not _jax_runs()
 
 
 def _jax_runs() -> bool:
@@ -123,19 +124,19 @@ class InProcess:
     session: Session | None = None
     notes: tuple[str, ...] = ()
 
-    def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
+    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
         """The row of the check."""
         with ends_refused():
             if self.session is None:
                 session = Session(self.target, self.profile)
-                _, _, called = session.start()
+                _, called = session.start()
                 self.notes = (called,) if called else ()
                 self.session = session
             seconds, began = self.budget.next(), time.monotonic()
             if not seconds:
                 return _row(self.target.name, check, "not_run", self.budget.reason)
             try:
-                return self.session.examine(check, expected, seconds)
+                return replayable(self.session.examine(check, expected, seconds, file), self.target)
             finally:
                 self.budget.spent += time.monotonic() - began
 
@@ -176,52 +177,77 @@ class InChild:
     budget: Budget
     name: str = ""
     """As its adapter calls it; found when it is made."""
-    path: str = ""
-    """The spec that makes it anew, for the line that replays a failure."""
+    explores: bool = True
+    confirming: float = CONFIRMING
+    """Seconds left for that."""
     deaths: int = 0
     over: str = ""
     """Why nothing more is tried; empty while something is."""
     child: Child | None = None
+    last: Round | None = None
+    """The round at which a child ended before any check."""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.name = self.target.name
 
-    def examine(self, check: Check | Audit, expected: str | None = None) -> Row:
+    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
         """The row of the check; one that says how the child ended, where it did."""
         if self.over:
             return _row(self.name, check, "not_run", self.over)
-        if self.child is None:
-            failure = self._start()
-            if failure:
-                self.over = f"not run: {failure}"
-                return as_expected(_row(self.name, check, "failed", failure), expected)
+        failure = "" if self.child is not None else self._start()
+        if failure:
+            self.over = f"not run: {failure}"
+            return as_expected(self._ended(check, failure), expected)
         seconds, began = self.budget.next(), time.monotonic()
         if not seconds:
             return _row(self.name, check, "not_run", self.budget.reason)
-        row = self._examine(check, expected, seconds)
+        row = replayable(self._examine(check, expected, seconds, file), self.target)
+        if row.outcome == "failed" and "replay" in (row.counterexample or {}) and file is None:
+            row = self._confirmed(row, check)
         self.budget.spent += time.monotonic() - began
         return row
 
+    def _ended(self, check: Check | Audit, how: str) -> Row:
+        """The row of a check before which the child ended, with the round that it was at, if any."""
+        row = _row(self.name, check, "failed", how)
+        if self.last is None:
+            return row
+        return replayable(replace(row, counterexample=counterexample(self.name, check.name, self.last, how)), self.target)
+
+    def _confirmed(self, row: Row, check: Check | Audit) -> Row:
+        """The row; with another line to run where its round does not fail in a child that has seen no other."""
+        if self.confirming <= 0 or "did not return" in row.reason:  # to wait again tells nothing new
+            return row
+        assert row.counterexample is not None
+        began = time.monotonic()
+        other = InChild(self.target, self.profile, Budget(self.profile, 1), explores=False)
+        with contextlib.closing(other):
+            again = other.examine(check, file=Path(str(row.counterexample["file"])).absolute())
+        self.confirming -= time.monotonic() - began
+        return row if again.outcome in {"failed", "not_run"} else after_other_calls(row, self.target, self.profile)
+
     def _start(self) -> str:
         """Start a child; empty, or why there is none. Raises ValueError where the target is called in no way."""
-        self.child = Child.start(self.target, self.profile)
+        self.child = Child.start(self.target, self.profile, explores=self.explores)
         warm_up, call = self.profile.warm_up_seconds, PATIENCE * self.profile.call_seconds
         answer = self.child.answer(max(warm_up, call), warm_up + EXPLORING + 2 * call)
         if "refused" in answer:
             self.close()
             raise ValueError(answer["refused"])
         if "subject" in answer:
-            self.name, self.path = answer["subject"], answer["path"]
+            self.name = answer["subject"]
             self.notes = (answer["called"],) if answer["called"] else ()
             return ""
         how = answer.get("broken") or self.child.ending(answer)
+        words, self.last = self.child.witness.last()
         self.close()
-        return f"{how}, when it was made or called for the first time"
+        return f"{how}, when it was made or called for the first time{words and ', '}{words}"
 
-    def _examine(self, check: Check | Audit, expected: str | None, seconds: float) -> Row:
+    def _examine(self, check: Check | Audit, expected: str | None, seconds: float, file: Path | None) -> Row:
         assert self.child is not None
-        self.child.ask({"check": check.name, "expected": expected, "seconds": seconds})
+        asked = {"check": check.name, "expected": expected, "seconds": seconds}
+        self.child.ask(asked if file is None else {**asked, "file": str(file)})
         call = self.profile.call_seconds
         answer = self.child.answer(PATIENCE * call, max(3 * seconds, seconds + call) + PATIENCE * call)
         if "row" in answer:
@@ -246,7 +272,7 @@ class InChild:
         row = _row(self.name, check, "failed", reason + (f"; last words: {said}" if said else ""))
         if round_ is None:
             return row
-        return replace(row, counterexample=counterexample(self.name, self.path, check.name, round_, how))
+        return replace(row, counterexample=counterexample(self.name, check.name, round_, how))
 
     def identity(self) -> str:
         """What the subject is seen to be, asked of the child where one lives."""
@@ -261,6 +287,9 @@ class InChild:
     def close(self) -> None:
         """End the child."""
         if self.child is not None:
+            if tracing.measured() and not self.over:
+                self.child.ask({"coverage": True})
+                self.child.answer(GRACE, GRACE)
             self.child.end()
             self.child = None
 
@@ -283,8 +312,9 @@ class Child:
     """As `os.waitpid` gives it, once it has ended."""
 
     @classmethod
-    def start(cls, target: Target, profile: Profile) -> Child:
+    def start(cls, target: Target, profile: Profile, *, explores: bool = True) -> Child:
         """Fork; in the child this never returns."""
+        list(ADAPTERS)  # imported once, here: otherwise in every child anew
         asked, ask = os.pipe()
         answered, answer = os.pipe()
         output = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the child does
@@ -298,7 +328,7 @@ class Child:
         if number == 0:
             os.close(ask)
             os.close(answered)
-            worker.serve(Session(target, profile, witness), asked, answer, output.fileno())
+            worker.serve(Session(target, profile, witness, explores), asked, answer, output.fileno())
         os.close(asked)
         os.close(answer)
         return cls(number, ask, answered, output, witness)

@@ -6,17 +6,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Unpack
 
-from pytest_fl.adapters import as_subject
 from pytest_fl.adapters.options import Options
 from pytest_fl.checks import Check, all_checks
 from pytest_fl.engine.isolation import Isolation, examiner
 from pytest_fl.engine.search import judge
-from pytest_fl.engine.session import replayed, run_check
+from pytest_fl.engine.session import run_check
 from pytest_fl.engine.targets import target
 from pytest_fl.reporting.report import Report
-from pytest_fl.subjects.guard import Rule
 from pytest_fl.subjects.profiles import Profile, profile_named
 from pytest_fl.subjects.round import Round
 
@@ -53,17 +51,20 @@ audit_report = verify
 """The name that `verify` has where a part other than an aggregator is judged."""
 
 
-def replay(path: str | Path, aggregator: object, **claims: Any) -> Report:
-    """Run the check of a saved counterexample again, on that round alone; claims as for `conformance`.
+def replay(path: str | Path, aggregator: object, *, isolation: Isolation = "process", **options: Unpack[Options]) -> Report:
+    """Run the check of a saved counterexample again, on that round alone; options as for `conformance`.
 
     Raises ValueError where the file is not a saved round or its check is unknown.
     """
     from fl_impl.common.specs import lookup  # noqa: PLC0415  # fl_impl is loaded when a check is chosen
 
-    round_, known = Round.load(Path(path))
+    _, known = Round.load(Path(path))
     check: Check = lookup(known.get("check", ""), all_checks(), "the name of a check")
-    rule = Rule(cast("Any", as_subject(aggregator, **claims)), profile_named("default").call_seconds)
-    return Report((replayed(rule, check, round_),))
+    judged = target(aggregator, **options)
+    if judged.part is not None:
+        raise ValueError(f"expected an aggregator to replay {path} on, got the {type(judged.part).__name__} {judged.name}")
+    with closing(examiner(judged, profile_named("default"), isolation, 1)) as who:
+        return Report((who.examine(check, file=Path(path)),), notes=who.notes)
 
 
 __all__ = ["audit_report", "judge", "replay", "run_check", "verify"]

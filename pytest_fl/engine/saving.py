@@ -1,4 +1,4 @@
-"""A failing round as a file, the facts that a report shows of it, and the line that runs it again."""
+"""A failing round as a file, and the facts that a report shows of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pytest_fl.subjects.round import Round
 
 
-def counterexample(subject: str, path: str, check: str, round_: Round, output: object) -> dict[str, Any]:
+def counterexample(subject: str, check: str, round_: Round, output: object) -> dict[str, Any]:
     """What a row keeps of the round, which is saved; `output` is what the rule returned, or what it did instead."""
     try:
         file = save(subject, check, round_)
     except OSError as error:  # a folder that is gone or full: the failure is told all the same
         return {**facts(round_, output), "file": f"not saved: {error}"}
-    return {**facts(round_, output), "file": str(file), "replay": replay_line(file, path or subject)}
+    return {**facts(round_, output), "file": str(file)}
 
 
 def save(subject: str, check: str, round_: Round) -> Path:
@@ -33,8 +33,3 @@ def save(subject: str, check: str, round_: Round) -> Path:
     path = current.storage() / f"{name}-{check}-{digest.hexdigest()[:8]}.npz"
     round_.save(path, check=check, subject=subject)
     return path
-
-
-def replay_line(path: Path, target: str) -> str:
-    """A command that runs a saved round again."""
-    return f"python -m pytest_fl replay {path} '{target}'"

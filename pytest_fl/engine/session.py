@@ -28,6 +28,8 @@ from pytest_fl.subjects.round import Round
 from pytest_fl.subjects.subject import Subject
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_fl.engine.targets import Target
     from pytest_fl.subjects.witness import Witness
 
@@ -39,10 +41,12 @@ class Session:
     target: Target
     profile: Profile
     witness: Witness | None = None
+    explores: bool = True
+    """Whether the (n, f) that it takes are looked for at the start, in their own time."""
     judged: Rule | Part | None = field(default=None, init=False)
 
-    def start(self) -> tuple[str, str, str]:
-        """Make the subject and call it for the first time, in its own time: its name, its spec, and how it is called.
+    def start(self) -> tuple[str, str]:
+        """Make the subject and call it for the first time, in its own time: its name, and how it is called.
 
         Raises ValueError where the target cannot be called in any way.
         """
@@ -52,7 +56,7 @@ class Session:
         finally:
             traces.restore(before)
 
-    def _started(self) -> tuple[str, str, str]:
+    def _started(self) -> tuple[str, str]:
         with warming_up(self.profile.warm_up_seconds):
             if self.witness is not None:
                 self.witness.calls()
@@ -62,12 +66,12 @@ class Session:
             self.judged = subject if not isinstance(subject, Subject) else self._rule(subject)
             if isinstance(self.judged, Rule):
                 _warm(self.judged)
-        if isinstance(self.judged, Rule):
+        if isinstance(self.judged, Rule) and self.explores:
             with contextlib.suppress(Misbehaved):  # which checks will tell
                 grid(self.judged)
         if not isinstance(subject, Subject):
-            return subject.name, "", ""
-        return subject.name, subject.details.get("path", ""), subject.called
+            return subject.name, ""
+        return subject.name, subject.called
 
     def _rule(self, subject: Subject) -> Rule:
         claims = self.target.claims
@@ -83,8 +87,11 @@ class Session:
             return str(identity(self.judged))
         return ""
 
-    def examine(self, check: Check | Audit, expected: str | None, seconds: float) -> Row:
-        """The row of one check, which may take so many seconds; the state of the process is as before."""
+    def examine(self, check: Check | Audit, expected: str | None, seconds: float, file: Path | None = None) -> Row:
+        """The row of one check, which may take so many seconds; the state of the process is as before.
+
+        `file`: a rule is judged on this saved round alone. Raises ValueError for a file that holds none.
+        """
         assert self.judged is not None
         before = traces.snapshot()
         if self.witness is not None:
@@ -95,6 +102,8 @@ class Session:
             self.judged.stop = self.judged.deadline + max(2 * seconds, self.profile.call_seconds)
         profile = replace(self.profile, check_seconds=seconds)
         try:
+            if file is not None and isinstance(self.judged, Rule):
+                return _again(self.judged, check, file)
             return run_check(self.judged, check, profile, {} if expected is None else {check.name: expected})
         finally:
             traces.restore(before)
@@ -145,6 +154,11 @@ def _of_rule(rule: Rule, check: Check, profile: Profile) -> Row:
     return row_of(name, check, finding, shown)
 
 
+def _again(rule: Rule, check: Check | Audit, file: Path) -> Row:
+    row = replayed(rule, cast("Check", check), Round.load(file)[0])
+    return row if row.counterexample is None else replace(row, counterexample={**row.counterexample, "file": str(file)})
+
+
 def replayed(rule: Rule, check: Check, round_: Round) -> Row:
     """The row of one check on one round, again."""
     bound = judge(rule, check, round_)
@@ -181,4 +195,4 @@ def _counterexample(rule: Rule, check: str, round_: Round) -> dict[str, Any]:
         output = str(finding)
     except OutOfTime:
         output = "not called again: the time of the check is up"
-    return counterexample(rule.subject.name, rule.subject.details.get("path", ""), check, round_, output)
+    return counterexample(rule.subject.name, check, round_, output)

@@ -10,8 +10,10 @@ import os
 import signal
 import struct
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_fl.engine import tracing
 from pytest_fl.reporting import current
 from pytest_fl.subjects import guard
 
@@ -109,7 +111,7 @@ def _leave_the_run_alone(streams: set[tuple[int, int]]) -> None:
 def _answer(session: Session, requests: int, replies: int, home: int) -> None:
     checks = {check.name: check for check in session.target.checks()}
     try:
-        answer: dict[str, Any] = dict(zip(("subject", "path", "called"), session.start(), strict=True))
+        answer: dict[str, Any] = dict(zip(("subject", "called"), session.start(), strict=True))
     except (ValueError, OSError) as error:
         answer = {"refused": str(error)}
     except BaseException as error:  # noqa: BLE001  # a constructor, a property, an import of the user's
@@ -120,11 +122,16 @@ def _answer(session: Session, requests: int, replies: int, home: int) -> None:
         if request is None:
             return
         try:
-            if "check" not in request:
+            if "coverage" in request:
+                tracing.save()
+                answer = {}
+                continue
+            if "identify" in request:
                 answer = {"identity": session.identity()}
                 continue
             check = checks[request["check"]]
-            answer = {"row": session.examine(check, request["expected"], request["seconds"]).to_json()}
+            file = Path(request["file"]) if "file" in request else None
+            answer = {"row": session.examine(check, request["expected"], request["seconds"], file).to_json()}
         except BaseException as error:  # noqa: BLE001  # a subject's objects may raise wherever they are touched
             answer = {"broken": guard.raised(error)}
     os._exit(0)  # a child of the subject's own making that came back

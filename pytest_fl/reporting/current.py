@@ -30,6 +30,8 @@ class Current:
     rootdir: Path
     record: Callable[[str], None]
     """Leaves one row, as JSON, with the item."""
+    nodeid: str = ""
+    """What selects it on pytest's command line, from the folder where that was called."""
     isolation: Literal["process", "none"] = "process"
     """Whether a subject is called in a child process."""
 

@@ -82,6 +82,7 @@ def _round(found: Mapping[str, Any]) -> dict[str, str]:
         "updates": _lines(_numbers(found) if "updates" in found else _magnitudes(found)),
         "saved": str(found.get("file", "")),
         "replay": str(found.get("replay", "")),
+        "rerun": str(found.get("rerun", "")),
     }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,11 +64,26 @@ class Round:
     @classmethod
     def load(cls, path: Path) -> tuple[Round, dict[str, str]]:
         """The round of an .npz written by `save`, and its facts. Raises ValueError where the file is not one."""
-        with np.load(path, allow_pickle=False) as data:
-            missing = {"updates", "f", "byzantine", "origin"} - set(data.files)
-            if missing:
-                raise ValueError(f"{path} is not a saved round: it lacks {', '.join(sorted(missing))}")
-            facts = {name.removeprefix("fact_"): str(data[name]) for name in data.files if name.startswith("fact_")}
-            positions: Sequence[int] = data["byzantine"].tolist()
-            tags = frozenset(data["tags"].tolist()) if "tags" in data.files else frozenset[str]()
-            return cls(data["updates"], int(data["f"]), tuple(positions), str(data["origin"]), tags), facts
+        try:
+            file = np.load(path, allow_pickle=False)
+            with contextlib.nullcontext({"": file}) if isinstance(file, np.ndarray) else file as data:
+                return _read(data)
+        except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            said = str(error) if str(error).startswith("it ") else "it is no .npz that can be read"
+            raise ValueError(f"expected a round saved by pytest-fl (.npz), got {path}: {said}") from error
+
+
+def _read(data: Mapping[str, npt.NDArray[np.generic]]) -> tuple[Round, dict[str, str]]:
+    """Raises ValueError where an array is missing or is not what it should be."""
+    if list(data) == [""]:
+        raise ValueError(f"it holds one array of shape {data[''].shape}")
+    if missing := {"updates", "f", "byzantine", "origin"} - set(data):
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    updates, f, byzantine = data["updates"], int(data["f"]), [int(row) for row in data["byzantine"]]
+    if updates.ndim != 2 or not updates.size or updates.dtype.kind != "f":
+        raise ValueError(f"its updates are {updates.dtype} of shape {updates.shape}, not (n, d) floating-point numbers")
+    if f < 0 or not all(0 <= row < len(updates) for row in byzantine):
+        raise ValueError(f"its f = {f} or its Byzantine rows {byzantine} are impossible for {len(updates)} clients")
+    facts = {name.removeprefix("fact_"): str(data[name]) for name in data if name.startswith("fact_")}
+    tags = frozenset(map(str, data["tags"])) if "tags" in data else frozenset[str]()
+    return Round(updates, f, tuple(byzantine), str(data["origin"]), tags), facts  # type: ignore[reportArgumentType]  # their kind was seen

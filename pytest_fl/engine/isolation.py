@@ -2,7 +2,7 @@
 
 A subject reaches its child by `fork`, so that closures, lambdas and objects need not be pickled. Where there is no `fork`
 (Windows), or where it is not safe (macOS, whose system libraries do not survive it; JAX that has begun to compute, whose
-threads would be missing), and where a debugger or a coverage tool follows this process, the subject is called here.
+threads would be missing), and where a debugger follows this process, the subject is called here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from pytest_fl.adapters.registry import ADAPTERS
-from pytest_fl.engine import parts, worker
+from pytest_fl.engine import parts, tracing, worker
 from pytest_fl.engine.replays import after_other_calls, replayable
 from pytest_fl.engine.rows import as_expected
 from pytest_fl.engine.saving import counterexample
@@ -85,16 +85,8 @@ def examiner(target: Target, profile: Profile, isolation: Isolation = "process",
 
 
 def can_fork() -> bool:
-    """Whether a child made here can call the subject, and nobody follows this process line by line."""
-    followed = sys.gettrace() is not None or any(_monitored())
-    return hasattr(os, "fork") and sys.platform != "darwin" and not followed and not _jax_runs()
-
-
-def _monitored() -> Generator[bool]:
-    monitoring = getattr(sys, "monitoring", None)
-    if monitoring is not None:
-        for tool in (monitoring.DEBUGGER_ID, monitoring.COVERAGE_ID):
-            yield monitoring.get_tool(tool) is not None
+    """Whether a child made here can call the subject, and no debugger follows this process."""
+    return hasattr(os, "fork") and sys.platform != "darwin" and not tracing.debugged() and not _jax_runs()
 
 
 def _jax_runs() -> bool:
@@ -296,6 +288,9 @@ class InChild:
     def close(self) -> None:
         """End the child."""
         if self.child is not None:
+            if tracing.measured() and not self.over:
+                self.child.ask({"coverage": True})
+                self.child.answer(GRACE, GRACE)
             self.child.end()
             self.child = None
 

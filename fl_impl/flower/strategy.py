@@ -15,8 +15,8 @@ from flwr.supercore import log
 from fl_impl.aggregators import resolve
 from fl_impl.common.counts import tolerated
 from fl_impl.common.randomness import generator
-from fl_impl.flower.pulling import Patient
 from fl_impl.flower.parts import aggregate_parts
+from fl_impl.flower.pulling import Patient
 from fl_impl.flower.records import Floats, form_of
 from fl_impl.flower.replies import STATISTICS, Model, Sound, admitted, count, first_model, medians
 

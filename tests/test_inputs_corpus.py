@@ -131,3 +131,12 @@ def test_shrinking_ends_at_the_smallest_failing_round():
     assert (small.n, small.f, small.d) == (3, 1, 1)
     assert np.count_nonzero(small.updates) == 1
     assert small.updates.max() == 1
+
+
+def test_a_rule_that_needs_more_than_forty_clients_is_tried_all_the_same():
+    def one_sided(updates, f):
+        return np.sort(updates, axis=0)[: len(updates) - f].mean(axis=0)
+
+    claims = {"min_clients": lambda f: 40 * f + 5, "profile": "quick", "checks": ["exactness", "huge_outliers"]}
+    assert {row.outcome for row in verify(one_sided, **claims).rows} == {"failed"}
+    assert {row.outcome for row in verify(lambda updates, f: np.median(updates, axis=0), **claims).rows} == {"passed"}

@@ -23,6 +23,8 @@ SMALL: Final = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 LARGE: Final = (15, 16, 20, 25, 26, 31, 40)
 TRUNCATED: Final = ((49, 1), (47, 3), (55, 7), (49, 8), (45, 13), (47, 12), (100, 29))
 """(n, f) at which int(f / n * n) or int(0.29 * n) is f - 1 in float arithmetic."""
+MOST: Final = 1000
+"""Clients beyond which a rule that needs as many is not tried."""
 EXPLORING: Final = 5.0
 """Seconds after which no further (n, f) is tried, once ENOUGH are known."""
 ENOUGH: Final = 4
@@ -68,7 +70,7 @@ def _explore(rule: Rule) -> Grid:
     admissible: list[tuple[int, int]] = []
     refused: dict[tuple[int, int], str] = {}
     cost, until = _Cost(), time.monotonic() + EXPLORING
-    candidates = chain(_pairs(rule.subject, SMALL), _pairs(rule.subject, LARGE), TRUNCATED)
+    candidates = chain(_pairs(rule.subject, SMALL), _pairs(rule.subject, LARGE), TRUNCATED, _beyond(rule.subject))
     for n, f in dict.fromkeys(candidates):
         if time.monotonic() > until and not 0 < len(admissible) < ENOUGH:
             cost.late = True
@@ -89,8 +91,9 @@ def _grid(rule: Rule, admissible: list[tuple[int, int]], refused: dict[tuple[int
     broken = tuple(pair for pair in refused if pair[0] > smallest.get(pair[1], math.inf))
     rule.least.update({f: n for f, n in smallest.items() if any(known == f and m < n for m, known in refused)})
     kept = [pair for pair in admissible if pair not in TRUNCATED]
+    beyond = tuple(pair for pair in kept if pair[0] > max(LARGE))
     return Grid(
-        tuple(pair for pair in kept if pair[0] <= max(SMALL)),
+        tuple(pair for pair in kept if pair[0] <= max(SMALL)) or beyond,
         tuple(pair for pair in kept if pair[0] > max(SMALL)),
         tuple(pair for pair in TRUNCATED if pair in admissible),
         cost.note(kept),
@@ -130,6 +133,12 @@ def _pairs(subject: Subject, ns: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     for n in ns:
         fs = [f for f in range(1, (n - 1) // 2 + 1) if subject.takes(n, f)]
         yield from ((n, f) for f in sorted({1, fs[len(fs) // 2], fs[-1]} if fs else ()))
+
+
+def _beyond(subject: Subject) -> Iterator[tuple[int, int]]:
+    """For a rule that needs more clients than all of those: the fewest that it takes, and a few more."""
+    if subject.fixed_f is None and max(LARGE) < (fewest := subject.min_clients(1)) < MOST:
+        yield from _pairs(subject, (fewest, fewest + 1, fewest + 6))
 
 
 def _admits(rule: Rule, n: int, f: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from sound import SOUND
 
-from pytest_fl import Round, rounds
+from pytest_fl import Round, rounds, verify
 from pytest_fl.engine.shrink import shrink
 from pytest_fl.inputs import corpus
 from pytest_fl.inputs.clouds import CLOUDS
@@ -106,7 +106,7 @@ def test_a_round_is_saved_and_loaded(tmp_path):
     assert (loaded.f, loaded.byzantine, loaded.origin, loaded.tags) == (round_.f, round_.byzantine, round_.origin, round_.tags)
     assert facts == {"check": "exactness"}
     np.savez(tmp_path / "other.npz", x=1)
-    with pytest.raises(ValueError, match="not a saved round"):
+    with pytest.raises(ValueError, match="expected a round saved by pytest-fl .* it lacks byzantine"):
         Round.load(tmp_path / "other.npz")
 
 

@@ -292,7 +292,7 @@ def both_lists_flower() -> str:
     secaggplus(N, D, 0, Meter(), workflow=BothLists)
     updates = [(i + 1) * STEP / N for i in range(N)]
     near = min(abs(BothLists.read - each) for each in updates)
-    return f"one client's update is read, to {near:.0e}" if near < 1e-4 else "not read"
+    return f"one client's update is read, to {max(near, 1e-6):.0e}" if near < 1e-4 else "not read"
 
 
 def two_models_ours() -> str:

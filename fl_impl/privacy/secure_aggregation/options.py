@@ -69,11 +69,12 @@ def secure_weighted_mean(
     return weighted_mean(secure_sum(weighted_rows(updates, weights, longer, most), longer, **options).total, longer)
 
 
-def near_bound(updates: Mapping[int, Any], bound: float, **options: Any) -> tuple[float, int]:
+def near_bound(updates: Mapping[int, Any], bound: float, *, corrupt: int | None = None, **options: Any) -> tuple[float, int]:
     """(bound * 2^-k, the least that no entry of any update exceeds, by a secure sum of which k each client has; its bytes).
 
     The server learns how many clients have which power of two, not who: a public estimate, in sessions without privacy.
-    A client that lies can keep the bound at its greatest. `options` are those of `secure_sum`.
+    A client that lies can keep the bound at its greatest. corrupt is that of `Terms.agreed`, `options` are those of
+    `secure_sum`.
     """
     places = 1 - LEAST_EXPONENT
     votes = dict[int, Reals]()
@@ -81,7 +82,7 @@ def near_bound(updates: Mapping[int, Any], bound: float, **options: Any) -> tupl
         peak = float(np.abs(finite_vector(update)).max()) / bound
         exponent = max(LEAST_EXPONENT, math.ceil(math.log2(peak)) if peak > 0 else LEAST_EXPONENT)
         votes[number] = np.eye(places)[min(0, exponent) - LEAST_EXPONENT]
-    terms = Terms.agreed(clients=len(updates), length=places, bound=1.0)
+    terms = Terms.agreed(clients=len(updates), length=places, bound=1.0, corrupt=corrupt)
     summed = secure_sum(votes, terms, **options)
     greatest = int(np.flatnonzero(np.rint(summed.total) > 0)[-1])
     return bound * 2.0 ** (greatest + LEAST_EXPONENT), summed.bytes_up

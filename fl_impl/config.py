@@ -313,6 +313,7 @@ def _unprotected(config: FLConfig) -> list[str]:
         "under secure aggregation the server sees who takes part, so sampling hides nobody: give fraction_fit=1.0 with "
         "differential_privacy": private and secure and config.fraction_fit < 1,
         f"{' and '.join(by_clients)} is done by clients, and Flower's send plain updates here: use backend='local', or "
-        "Flower's own mods in your app": config.backend != "local" and bool(by_clients),
+        "fl_impl.flower.secure_mod and local_noise_mod in a Flower app of yours": config.backend != "local"
+        and bool(by_clients),
     }
     return [message for message, holds in found.items() if holds]

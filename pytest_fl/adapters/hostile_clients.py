@@ -161,7 +161,8 @@ def sabotaged(
     for stage in {SABOTAGE[kind][0] for kind in liars.values()}:
         setattr(Liar, stage, _lying(stage, liars))
     summed = secure_sum(dict(enumerate(updates)), terms, client_class=Liar, server_class=server_class)
-    return Tally(summed.total, frozenset(summed.survivors), frozenset(summed.refused))
+    moot = frozenset(holder for holder, _ in summed.unsettled)
+    return Tally(summed.total, frozenset(summed.survivors), frozenset(summed.refused), moot)
 
 
 def _lying(stage: str, liars: Mapping[int, str]) -> Callable[..., bytes]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.privacy.clipping import finite_vector
+from fl_impl.privacy.clipping import clip, finite_vector
 from fl_impl.privacy.secure_aggregation.session import secure_sum
 from fl_impl.privacy.secure_aggregation.terms import Terms
 
@@ -25,13 +25,28 @@ def weighted_rows(updates: Mapping[int, Any], weights: Mapping[int, float], term
     Raises ValueError for a weight that is not between 0 and `most`, which is public: a greater one would count for more than
     was agreed.
     """
-    rows = dict[int, Reals]()
-    for number, update in updates.items():
-        weight = float(weights[number])
-        if not 0 <= weight <= most:
-            raise ValueError(f"the weight of client {number} must lie between 0 and {most:g}; got {weight:g}")
-        rows[number] = np.append(finite_vector(update), terms.bound) * (weight / most)
-    return rows
+    return {
+        number: weighted_row(update, float(weights[number]), terms, most, f"client {number}")
+        for number, update in updates.items()
+    }
+
+
+def weighted_row(update: Any, weight: float, terms: Terms, most: float, whose: str = "a client") -> Reals:
+    """What one client masks for a weighted mean. Raises ValueError as `weighted_rows`."""
+    if not 0 <= weight <= most:
+        raise ValueError(f"the weight of {whose} must lie between 0 and {most:g}; got {weight:g}")
+    return np.append(finite_vector(update), terms.bound) * (weight / most)
+
+
+def clipped(update: Any, terms: Terms) -> Reals:
+    """The (d,) update, no longer than the bound of the terms: with noise not even after it was rounded at random.
+
+    Rounding moves each entry by less than a step, so a vector by less than sqrt(d) steps.
+    """
+    room = terms.encoding.step * math.sqrt(np.size(update)) if terms.noise_std else 0.0
+    if room >= terms.bound:
+        raise ValueError(f"{np.size(update)} entries within {terms.bound:g} are lost on a grid of {terms.encoding.step:.3g}")
+    return clip(update, terms.bound - room)
 
 
 def weighted_mean(total: Reals, terms: Terms) -> Reals:

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators.kernels import blocks
+from fl_impl.aggregators.kernels import blocks, gram
 from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows, rows_of
-from fl_impl.aggregators.kernels.formulas import Formula
+from fl_impl.aggregators.kernels.formulas import Formula, RankMean
 from fl_impl.aggregators.kernels.geometry import Geometry, symmetric
 from fl_impl.aggregators.kernels.unfit import Unfit
 
@@ -36,7 +36,8 @@ def coordinatewise(formula: Formula, x: Array, rows: npt.ArrayLike | None, mixin
         return result
     _check_finite(chosen)
     # All is finite, and a sum overflowed. Sorting float32 values and adding them up in float64 suffers nothing from that.
-    return result if m is None and chosen.dtype == "float32" else _scaled(formula, chosen, m)
+    suffers_not = m is None and chosen.dtype == "float32" and isinstance(formula, RankMean)
+    return result if suffers_not else _scaled(formula, chosen, m)
 
 
 def product(mixing: FloatArray, x: Array) -> Array:
@@ -52,10 +53,10 @@ def product(mixing: FloatArray, x: Array) -> Array:
 
 
 def geometry(x: Array) -> Geometry:
-    """Pairwise squared distances by differences in the dtype of x; in float64 where float32 was too narrow for them."""
+    """Pairwise squared distances in the dtype of x; in float64 where float32 was too narrow for them."""
     rows = rows_of(x)
     path = _path(rows)
-    distances: FloatArray = path.pairwise(rows, rows.dtype)
+    distances = gram.pairwise(rows, path.pairwise, path.MANY_ROWS)
     if rows.n == 1 or not np.isfinite(distances).all():
         _check_finite(rows)
     if rows.dtype == "float32" and _out_of_range(distances, rows):

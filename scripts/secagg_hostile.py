@@ -21,8 +21,8 @@ import numpy as np
 
 from fl_impl.privacy.secure_aggregation import SecureAggregationError
 from pytest_fl.adapters.hostile_clients import SABOTAGE, sabotaged
+from pytest_fl.adapters.secure_plots import Offer, plots
 from pytest_fl.adapters.secure_protocol import agreed_terms
-from pytest_fl.adapters.secure_sums import Offer, plots
 from pytest_fl.checks.secure_aggregation import honest_in
 
 

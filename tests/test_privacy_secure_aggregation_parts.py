@@ -19,7 +19,7 @@ from scipy.stats import binom, hypergeom
 
 from fl_impl.privacy.secure_aggregation import Client, Terms, secure_sum
 from fl_impl.privacy.secure_aggregation.channel import agree, seal, sign, unseal
-from fl_impl.privacy.secure_aggregation.client import STAGES, complaint_body
+from fl_impl.privacy.secure_aggregation.client import STAGES
 from fl_impl.privacy.secure_aggregation.curve import (
     ORDER,
     _ladder,
@@ -59,6 +59,7 @@ from fl_impl.privacy.secure_aggregation.graph import (
     plan,
 )
 from fl_impl.privacy.secure_aggregation.masks import BLOCK_WORDS, add_mask, pair_mask_key
+from fl_impl.privacy.secure_aggregation.messages import complaint_body
 from fl_impl.privacy.secure_aggregation.shamir import combine, polynomial, value
 
 

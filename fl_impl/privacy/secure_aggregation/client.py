@@ -36,7 +36,14 @@ from fl_impl.privacy.secure_aggregation.frames import (
 )
 from fl_impl.privacy.secure_aggregation.graph import holder_seed, holders
 from fl_impl.privacy.secure_aggregation.masks import add_mask, pair_mask_key, self_mask_key
-from fl_impl.privacy.secure_aggregation.messages import Advertisement, Delivery, read_advertisement, read_delivery
+from fl_impl.privacy.secure_aggregation.messages import (
+    Advertisement,
+    Delivery,
+    complaint_body,
+    read_advertisement,
+    read_delivery,
+    view_digest,
+)
 from fl_impl.privacy.secure_aggregation.shamir import SECRET_BYTES
 from fl_impl.privacy.secure_aggregation.terms import Least, Terms
 
@@ -304,14 +311,3 @@ class Client:
     def _encoded_noise(self, terms: Terms) -> npt.NDArray[np.int64]:
         """What it adds of the noise, in steps."""
         return discrete_gaussian(self._randomness, (terms.length,), terms.client_noise_std / terms.encoding.step)
-
-
-def view_digest(terms: Terms, coin: bytes, sharers: Collection[int], survivors: Collection[int]) -> bytes:
-    """What clients sign: all that must be the same for all of them."""
-    lists = pack_numbers(sorted(sharers)), pack_numbers(sorted(survivors))
-    return hashlib.sha256(pack(terms.to_bytes(), coin, *lists)).digest()
-
-
-def complaint_body(terms: Terms, holder: int, dealer: int) -> bytes:
-    """What a holder signs that cannot use the shares of a dealer."""
-    return pack(terms.session, number_bytes(holder), number_bytes(dealer))

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fl_impl.privacy.fixed_point import from_ring
 from fl_impl.privacy.secure_aggregation.channel import agree, mailbox, mailbox_key, seal, sign, unseal, verified
-from fl_impl.privacy.secure_aggregation.client import complaint_body, view_digest
 from fl_impl.privacy.secure_aggregation.curve import SCALAR_BYTES, montgomery
 from fl_impl.privacy.secure_aggregation.dealing import (
     SECRETS,
@@ -36,7 +35,7 @@ from fl_impl.privacy.secure_aggregation.frames import (
 )
 from fl_impl.privacy.secure_aggregation.graph import holder_seed, holders
 from fl_impl.privacy.secure_aggregation.masks import add_mask, recovered_pair_mask_key, self_mask_key
-from fl_impl.privacy.secure_aggregation.messages import Advertisement, delivery, read_advertisement
+from fl_impl.privacy.secure_aggregation.messages import Advertisement, complaint_body, delivery, read_advertisement, view_digest
 from fl_impl.privacy.secure_aggregation.shamir import SECRET_BYTES, combine
 from fl_impl.privacy.secure_aggregation.terms import Terms
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Session:
+class SecureRound:
     """A round's session: its server, and the node of each client that took part."""
 
     server: Server
@@ -106,7 +106,7 @@ class SecureStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         """Round -> node -> why its message was not used."""
         self._run = self.ledger.next_run()
         self._grid: Grid | None = None
-        self._session: Session | None = None
+        self._session: SecureRound | None = None
 
     def start(self, grid: Grid, *arguments: Any, **keywords: Any) -> Result:
         """As every strategy of Flower, by a grid on which a malformed reply costs nobody but its sender."""
@@ -153,14 +153,14 @@ class SecureStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         contents = [reply.content for reply in replies if reply.has_content() and reply.content.metric_records]
         return self.evaluate_metrics_aggr_fn(contents, self.weighted_by_key) if contents else None
 
-    def _begun(self, number: int, model: Model, plain: RecordDict, nodes: list[int]) -> Session:
+    def _begun(self, number: int, model: Model, plain: RecordDict, nodes: list[int]) -> SecureRound:
         """The session after three exchanges, with the messages upon which clients train and mask."""
         extra: dict[str, Any] = {"exclude": list(self.exclude), "most": self.most_examples}
         told = RecordDict({**plain, ASKED: ConfigRecord(extra)})
         length = len(model.origin) + bool(self.most_examples)
         agreed = self.terms
         terms = Terms(agreed.clients, length, agreed.bound, agreed.dropouts, agreed.corrupt, agreed.noise_std)
-        session = Session(Server(terms, self.member.identity, self.member.clients, about(told)), model, number)
+        session = SecureRound(Server(terms, self.member.identity, self.member.clients, about(told)), model, number)
         opening = session.server.open()
         asked = [message_to(node, carrying(opening, stage="advertise"), number) for node in nodes]
         roster = session.server.roster(self._met(session, asked))
@@ -171,7 +171,7 @@ class SecureStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
             session.asked.append(message_to(session.nodes[client], content, number))
         return session
 
-    def _ended(self, session: Session, masked: Mapping[int, bytes]) -> SecureSum:
+    def _ended(self, session: SecureRound, masked: Mapping[int, bytes]) -> SecureSum:
         """The sum, after two exchanges more: entered into the ledger before it is read."""
         quorum = session.server.quorum(self._exchanged(session, "agree", session.server.survivors(masked)))
         if self.protection is not None:
@@ -187,7 +187,7 @@ class SecureStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
             return weighted_mean(summed.total, terms)
         return summed.total / (self.clients if terms.noise_std else len(summed.survivors))
 
-    def _met(self, session: Session, asked: list[Message]) -> dict[int, bytes]:
+    def _met(self, session: SecureRound, asked: list[Message]) -> dict[int, bytes]:
         """The advertisements of clients, each with the node that it came from: its signature says whose it is."""
         found = dict[int, bytes]()
         for node, reply in owners(self._answers(asked), asked):
@@ -203,7 +203,7 @@ class SecureStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
                 found[client], session.nodes[client] = message, node
         return found
 
-    def _exchanged(self, session: Session, stage: str, messages: Mapping[int, bytes]) -> dict[int, bytes]:
+    def _exchanged(self, session: SecureRound, stage: str, messages: Mapping[int, bytes]) -> dict[int, bytes]:
         """What clients answer to these messages."""
         session.asked = [
             message_to(session.nodes[client], carrying(message, stage=stage), session.number)
@@ -217,7 +217,7 @@ class SecureStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         assert self._grid is not None  # for the type checker: configure_train has it
         return list(self._grid.send_and_receive(asked, timeout=self.stage_timeout))
 
-    def _read(self, session: Session, replies: Iterable[Message]) -> dict[int, bytes]:
+    def _read(self, session: SecureRound, replies: Iterable[Message]) -> dict[int, bytes]:
         """The protocol's messages by client: a reply is that of the node that was asked, whatever it says of itself."""
         clients, found = {node: client for client, node in session.nodes.items()}, dict[int, bytes]()
         lost = self.rejected[session.number]

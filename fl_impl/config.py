@@ -113,6 +113,10 @@ class FLConfig(BaseModel):
     """The server sees sums only."""
     secure_group_size: int | None = Field(None, ge=2)
     """Sums of groups of so many clients, for a robust rule over the groups."""
+    secure_partners: int = Field(0, ge=0)
+    """Clients that may tell a curious server all they know; a tenth of a sum are allowed for in any case."""
+    secure_most_samples: int | None = Field(None, ge=1)
+    """Weigh a secure mean by each client's number of samples, at most this, which is masked too; unweighted where None."""
 
     @model_validator(mode="before")
     @classmethod
@@ -193,8 +197,8 @@ class FLConfig(BaseModel):
             rounds=self.num_rounds, clients=self.num_clients, sampling=self.fraction_fit, rule=self.rule.spec,
             robust=self.rule.spec != "mean", epsilon=self.dp_epsilon, delta=self.dp_delta, mechanism=self.dp_mechanism,
             clip_bound=self.dp_clip, compression=self.compression, secure=self.secure_aggregation,
-            group_size=self.secure_group_size, n=self.fit_clients, f=self.tolerated(self.fit_clients), seed=self.seed,
-            noise_seed=self.dp_seed,
+            group_size=self.secure_group_size, partners=self.secure_partners, most_samples=self.secure_most_samples,
+            n=self.fit_clients, f=self.tolerated(self.fit_clients), seed=self.seed, noise_seed=self.dp_seed,
         )  # fmt: skip
 
     @cached_property
@@ -293,6 +297,7 @@ def _unprotected(config: FLConfig) -> list[str]:
     """What would be less private than it reads, each with the remedy."""
     private, secure = config.differential_privacy, config.secure_aggregation
     alone = [name for name in ("dp_epsilon", "dp_delta", "dp_mechanism", "dp_seed", "dp_ledger") if not config.is_default(name)]
+    of_sums = [name for name in ("secure_group_size", "secure_partners", "secure_most_samples") if not config.is_default(name)]
     by_clients = [
         name
         for name, asked in {
@@ -309,10 +314,11 @@ def _unprotected(config: FLConfig) -> list[str]:
         "dp_clip is of privacy and secure sums: give differential_privacy=True or secure_aggregation=True": not private
         and not secure
         and config.dp_clip is not None,
-        "secure_group_size needs secure_aggregation=True": not secure and config.secure_group_size is not None,
+        f"{' and '.join(of_sums)} needs secure_aggregation=True": bool(of_sums) and not secure,
         "under secure aggregation the server sees who takes part, so sampling hides nobody: give fraction_fit=1.0 with "
         "differential_privacy": private and secure and config.fraction_fit < 1,
         f"{' and '.join(by_clients)} is done by clients, and Flower's send plain updates here: use backend='local', or "
-        "Flower's own mods in your app": config.backend != "local" and bool(by_clients),
+        "fl_impl.flower.secure_mod and local_noise_mod in a Flower app of yours": config.backend != "local"
+        and bool(by_clients),
     }
     return [message for message, holds in found.items() if holds]

@@ -99,7 +99,7 @@ class FederatedLearningCoordinator:
         arrived, bytes_up = deliver(guard, state, replaced(trained, byzantine, messages), number)
         self._check_quorum(arrived, len(chosen), f, number)
         self._enter(number, local=False)
-        aggregate, bytes_summed = combine(guard, state, arrived.deltas, number, context.bound(arrived), f)
+        aggregate, bytes_summed = combine(guard, state, arrived.deltas, number, context.bound(arrived), f, arrived.counts)
         context.remember(arrived, aggregate)
         self._advance(state, aggregate, len(arrived.ids), len(clients))
         evaluation, (variance, deviation) = setup.evaluate(state.parameters), spread(honest, aggregate)

@@ -1,10 +1,12 @@
 """Secure sums under random hostile clients and random hostile servers: what came out, and whether it was what was promised.
 
-Run: python scripts/secagg_hostile.py [--sessions 2000] [--largest 60] [--seed 0] [--processes 2]
+Run: python scripts/secagg_hostile.py [--sessions 2000] [--largest 60] [--seed 0] [--processes 2] [--only clients]
 
 Sizes run from 3 to `--largest`, small ones more often. Hostile clients do what `pytest_fl.adapters.hostile_clients.SABOTAGE`
-lists, as many of them as the terms stand, each something else; others leave. What a client puts into the sum is its own
-affair: no session can tell a false update from a true one, so none is tried here.
+lists, as many of them as the terms stand, each something else; others leave. One liar cannot be told, and is counted by
+itself: who complains of the shares of a client that leaves before it could answer, as only that one could show what it had
+sent (`SecureSum.unsettled`). What a client puts into the sum is its own affair: no session can tell a false update from a
+true one, so none is tried here.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ from __future__ import annotations
 import argparse
 import functools
 import multiprocessing
+import time
 from collections import Counter
 
 import numpy as np
 
 from fl_impl.privacy.secure_aggregation import SecureAggregationError
 from pytest_fl.adapters.hostile_clients import SABOTAGE, sabotaged
+from pytest_fl.adapters.secure_plots import Offer, plots
 from pytest_fl.adapters.secure_protocol import agreed_terms
-from pytest_fl.adapters.secure_sums import Offer, plots
 from pytest_fl.checks.secure_aggregation import honest_in
 
 
@@ -30,14 +33,18 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", choices=["clients", "server"], help="one of the two halves")
     options = parser.parse_args()
-    for name, session in (("hostile clients", hostile_clients), ("a hostile server", hostile_server)):
+    halves = {"clients": ("hostile clients", hostile_clients), "server": ("a hostile server", hostile_server)}
+    for name, session in (halves[half] for half in halves if options.only in {None, half}):
+        start = time.monotonic()
         work = functools.partial(session, largest=options.largest, seed=options.seed)
         with multiprocessing.Pool(options.processes) as pool:
             counts = Counter[str]()
             for each in pool.imap_unordered(work, range(options.sessions), chunksize=20):
                 counts.update(each)
-        print(f"{options.sessions} sessions with {name}, 3 to {options.largest} clients")
+        spent = time.monotonic() - start
+        print(f"{options.sessions} sessions with {name}, 3 to {options.largest} clients, seed {options.seed}; {spent:.0f} s")
         for outcome, count in sorted(counts.items()):
             print(f"  {outcome}: {count}")
 
@@ -72,6 +79,9 @@ def hostile_clients(number: int, *, largest: int, seed: int) -> Counter[str]:
         off = np.abs(tally.total - updates[sorted(tally.counted)].sum(axis=0)).max()
         counts["wrong sums"] += bool(off > n * terms.encoding.step)
         named = set(tally.named)
+        accusers = set(liars) & tally.moot - named
+        counts["liars of whom nobody can tell: they accuse a client that left"] += len(accusers)
+        counts["liars that were not named"] -= len(accusers)
     counts["liars"] += len(liars)
     counts["liars that were not named"] += len(set(liars) - named)
     counts["honest clients that were named"] += len(named - set(liars))

@@ -20,8 +20,8 @@ from fl_impl.privacy.secure_aggregation.curve import agreeing, montgomery
 from fl_impl.privacy.secure_aggregation.dealing import box_key, pair_bytes
 from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError, pack, pack_numbers, unpack, unpack_numbers
 from fl_impl.privacy.secure_aggregation.masks import add_mask, pair_mask_key, self_mask_key
-from pytest_fl.adapters import secure_sums
 from pytest_fl.adapters.hostile_clients import SABOTAGE
+from pytest_fl.adapters.secure_plots import PLOTS
 from pytest_fl.adapters.secure_protocol import protocol
 from pytest_fl.checks import secure_aggregation
 from pytest_fl.checks.parts import audits_of
@@ -351,5 +351,5 @@ def test_ours_keeps_every_claim_with_other_seeds(seed):
 
 
 def test_what_is_tried():
-    assert len(secure_sums.PLOTS) >= 10
+    assert len(PLOTS) >= 10
     assert len(SABOTAGE) >= 15

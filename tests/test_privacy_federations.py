@@ -223,7 +223,7 @@ def test_a_clipped_client_moves_the_private_mean_no_further_than_the_bound() -> 
         ({"secure_aggregation": True, "secure_group_size": 8, "aggregation": "trimmed_mean", "byzantine_fraction": 0.2,
           "num_clients": 20}, "at least 4 f = 16"),
         ({"backend": "flower", "compression": "sparse"}, "Flower's send plain updates"),
-        ({"backend": "flower", **PRIVATE, "dp_mechanism": "local"}, "Flower's own mods"),
+        ({"backend": "flower", **PRIVATE, "dp_mechanism": "local"}, "local_noise_mod"),
     ],
 )  # fmt: skip
 def test_what_would_be_less_private_than_it_reads_is_refused(settings: dict[str, Any], words: str) -> None:

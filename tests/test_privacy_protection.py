@@ -8,8 +8,10 @@ import warnings
 import numpy as np
 import pytest
 
+from fl_impl import FederatedLearningCoordinator, FLConfig, make_clients
 from fl_impl.privacy import MECHANISMS
 from fl_impl.privacy.protection import protect
+from fl_impl.privacy.secure_aggregation import Terms
 
 N, D = 16, 30
 COMPRESSIONS = ("none", "sparse", "quantize", "error_feedback|top_k(0.1)", "rand_k(0.5)")
@@ -149,3 +151,88 @@ def test_what_is_missing_is_said():
         protect(rounds=1, clients=N, epsilon=1.0)
     with pytest.raises(ValueError, match="did you mean 'gaussian'"):
         protect(rounds=1, clients=N, epsilon=1.0, delta=1e-5, mechanism="gausian")
+
+
+class TestSumsOfAConfiguration:
+    """`secure_partners` and `secure_most_samples`."""
+
+    def rows(self, n=8, d=6):
+        return np.random.default_rng(4).uniform(-1, 1, (n, d))
+
+    def test_counts_weigh_up_to_the_most(self):
+        guard = FLConfig(num_clients=8, secure_aggregation=True, secure_most_samples=50).protection
+        counts = np.array([1, 2, 50, 10, 0, 7, 500, 3])
+        found = guard.combine(self.rows(), 1, None, None, 0, counts)
+        expected = np.average(self.rows(), axis=0, weights=np.minimum(counts, 50))
+        np.testing.assert_allclose(found.value, expected, atol=1e-5)
+        assert any("masked too" in note for note in guard.notes)
+        plain = FLConfig(num_clients=8, secure_aggregation=True).protection.combine(self.rows(), 1, None, None, 0, counts)
+        np.testing.assert_allclose(plain.value, self.rows().mean(axis=0), atol=1e-5)
+
+    def test_a_federation_weighs(self):
+        """Clients with unequal data: the secure weighted mean is FedAvg's."""
+        common = {"num_clients": 6, "num_rounds": 2, "model": "linear", "partition": "quantity(alpha=0.7)", "local_epochs": 1}
+        found = [
+            run_once(FLConfig(**common, secure_aggregation=True, secure_most_samples=10_000)),
+            run_once(FLConfig(**common, aggregation="fedavg")),
+            run_once(FLConfig(**common, secure_aggregation=True)),
+        ]
+        np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+        assert np.abs(found[2] - found[1]).max() > 1e-2
+
+    @pytest.mark.parametrize("partners", [0, 2, 3])
+    def test_every_session_allows_for_so_many_partners(self, monkeypatch, partners):
+        seen = []
+        checked = Terms.checked
+        monkeypatch.setattr(Terms, "checked", lambda terms: seen.append(terms.corrupt) or checked(terms))
+        config = FLConfig(num_clients=12, secure_aggregation=True, secure_partners=partners)
+        config.protection.combine(self.rows(12), 1, None, None, 0)
+        assert set(seen) == {max(partners, 1)}
+
+    def test_with_partners_each_client_adds_more_noise(self):
+        private = {"differential_privacy": True, "dp_epsilon": 8.0, "dp_delta": 1e-5, "secure_aggregation": True}
+        found = []
+        for partners in (1, 8):
+            guard = FLConfig(num_clients=20, **private, secure_partners=partners, dp_seed=3).protection
+            found.append(guard.combine(np.zeros((20, 4000)), 1, None, None, 0).value.std())
+        honest = [Terms.agreed(clients=20, length=1, bound=1.0, corrupt=partners).honest for partners in (2, 8)]
+        assert found[1] / found[0] == pytest.approx(np.sqrt(honest[0] / honest[1]), rel=0.05)
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"secure_partners": 2}, "needs secure_aggregation=True"),
+            ({"secure_most_samples": 2}, "needs secure_aggregation=True"),
+            ({"secure_aggregation": True, "secure_partners": 9, "num_clients": 10}, "must remain"),
+            (
+                {
+                    "secure_aggregation": True, "secure_partners": 2, "secure_group_size": 4, "num_clients": 40,
+                    "aggregation": "trimmed_mean", "byzantine_fraction": 0.05,
+                },
+                "groups of 5 or more",
+            ),
+            (
+                {
+                    "secure_aggregation": True, "secure_most_samples": 2, "secure_group_size": 4, "num_clients": 40,
+                    "aggregation": "trimmed_mean", "byzantine_fraction": 0.05,
+                },
+                "give one of the two",
+            ),
+            (
+                {
+                    "secure_aggregation": True, "secure_most_samples": 2, "differential_privacy": True, "dp_epsilon": 1.0,
+                    "dp_delta": 1e-5,
+                },
+                "give secure_most_samples or differential_privacy",
+            ),
+        ],
+    )  # fmt: skip
+    def test_what_does_not_go_together_is_refused(self, settings, said):
+        with pytest.raises(ValueError, match=said):
+            FLConfig(**settings)
+
+
+def run_once(config):
+    coordinator = FederatedLearningCoordinator(config)
+    coordinator.run(make_clients(config), output=None)
+    return np.asarray(coordinator.parameters)

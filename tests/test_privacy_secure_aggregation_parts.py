@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 from scipy.stats import binom, hypergeom
 
-from fl_impl.privacy.secure_aggregation.channel import agree, seal, unseal
+from fl_impl.privacy.secure_aggregation import Client, Terms, secure_sum
+from fl_impl.privacy.secure_aggregation.channel import agree, seal, sign, unseal
+from fl_impl.privacy.secure_aggregation.client import STAGES
 from fl_impl.privacy.secure_aggregation.curve import (
     ORDER,
     _ladder,
@@ -57,6 +59,7 @@ from fl_impl.privacy.secure_aggregation.graph import (
     plan,
 )
 from fl_impl.privacy.secure_aggregation.masks import BLOCK_WORDS, add_mask, pair_mask_key
+from fl_impl.privacy.secure_aggregation.messages import complaint_body
 from fl_impl.privacy.secure_aggregation.shamir import combine, polynomial, value
 
 
@@ -299,3 +302,53 @@ def honest_readable(n, corrupt, degree, threshold, size):
     """log P(a client has threshold - 1 holders among size - 1 others and the corrupt)."""
     with np.errstate(divide="ignore"):
         return float(hypergeom(n - 1, min(n - 1, size - 1 + corrupt), degree).logsf(threshold - 2))
+
+
+def test_a_false_complaint_of_a_client_that_left_is_unsettled_and_of_one_that_stays_is_named():
+    """Client 3 accuses client 0, of which it was dealt true shares; client 0 leaves before it could open what it had sent."""
+    terms = Terms.agreed(clients=12, length=3, bound=1.0)
+    updates = {number: np.full(3, 0.1) for number in range(12)}
+
+    class Accuser(Client):
+        def confirm(self, inbox):
+            sent = super().confirm(inbox)
+            if self.number != 3:
+                return sent
+            return self._sealed("confirmation", pack(sign(self._identity, "complaint", complaint_body(self.terms, 3, 0))))
+
+    stays = secure_sum(updates, terms, client_class=Accuser)
+    assert (set(stays.refused), stays.unsettled) == ({3}, frozenset())
+    for stage in ("confirm", "mask"):
+        leaves = secure_sum(
+            updates, terms, client_class=Accuser, network=lambda at, i, m, stage=stage: None if (at, i) == (stage, 0) else m
+        )
+        assert (set(leaves.refused), leaves.unsettled) == (set(), frozenset({(3, 0)}))
+        np.testing.assert_allclose(leaves.total, 1.1, atol=1e-6)
+
+
+def test_a_client_that_was_saved_and_resumed_at_every_stage_is_the_same_client():
+    """As a node of Flower does, whose processes end between messages."""
+    terms = Terms.agreed(clients=7, length=5, bound=1.0)
+    rng = np.random.default_rng(3)
+    updates = {number: rng.uniform(-1, 1, 5) for number in range(7)}
+
+    class Forgetful(Client):
+        """Nothing but bytes is left of it between messages."""
+
+    def slept(stage):
+        def method(self, *arguments):
+            known = self.number, self._identity, self._server, self._clients
+            awake = self if stage == "advertise" else Client.resumed(self.bytes, *known)
+            sent = getattr(Client, stage)(awake, *arguments)
+            self.bytes = awake.saved()
+            return sent
+
+        return method
+
+    for stage in STAGES[:-1]:
+        setattr(Forgetful, stage, slept(stage))
+    summed = secure_sum(updates, terms, client_class=Forgetful, network=lambda at, i, m: None if (at, i) == ("mask", 2) else m)
+    assert summed.survivors == (0, 1, 3, 4, 5, 6)
+    np.testing.assert_allclose(summed.total, sum(updates[i] for i in summed.survivors), atol=7 * terms.encoding.step)
+    with pytest.raises(SecureAggregationError):
+        Client.resumed(b"nothing", 0, Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate().public_key(), {})

@@ -7,12 +7,34 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from fl_impl.flower.backend import engine as engine
+    from fl_impl.flower.local_noise import local_noise_mod as local_noise_mod
     from fl_impl.flower.mod import byzantine_mod as byzantine_mod
     from fl_impl.flower.runs import run_app as run_app
+    from fl_impl.flower.secure_members import make_federation as make_federation
+    from fl_impl.flower.secure_mod import secure_mod as secure_mod
+    from fl_impl.flower.secure_strategy import SecureStrategy as SecureStrategy
     from fl_impl.flower.strategy import RobustStrategy as RobustStrategy
 
-HOMES: Final = {"RobustStrategy": "strategy", "byzantine_mod": "mod", "engine": "backend", "run_app": "runs"}
-__all__ = ["RobustStrategy", "byzantine_mod", "engine", "run_app"]
+HOMES: Final = {
+    "RobustStrategy": "strategy",
+    "SecureStrategy": "secure_strategy",
+    "byzantine_mod": "mod",
+    "engine": "backend",
+    "local_noise_mod": "local_noise",
+    "make_federation": "secure_members",
+    "run_app": "runs",
+    "secure_mod": "secure_mod",
+}
+__all__ = [
+    "RobustStrategy",
+    "SecureStrategy",
+    "byzantine_mod",
+    "engine",
+    "local_noise_mod",
+    "make_federation",
+    "run_app",
+    "secure_mod",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,11 +14,19 @@ if TYPE_CHECKING:
 
 
 def check_combination(
-    *, rule: str, robust: bool, mechanism: str | None, compression: Compression, secure: bool, grouped: bool
+    *,
+    rule: str,
+    robust: bool,
+    mechanism: str | None,
+    compression: Compression,
+    secure: bool,
+    grouped: bool,
+    weighted: bool = False,
 ) -> tuple[str, ...]:
     """What holds of a run with this rule, privacy mechanism, compression and secure aggregation, in sentences.
 
-    `robust` is whether the rule defends against Byzantine clients, `grouped` whether it runs over secure sums of groups.
+    `robust` is whether the rule defends against Byzantine clients, `grouped` whether it runs over secure sums of groups,
+    `weighted` whether counts of samples weigh in a secure mean.
     Raises ValueError, with the reason, for what cannot be had together; warns of what is allowed and of no use.
     """
     kind = None if mechanism is None else lookup(mechanism, MECHANISMS, "a privacy mechanism")
@@ -27,6 +35,7 @@ def check_combination(
         _noise_on_a_rule(rule, mechanism, kind, robust=robust, grouped=grouped),
         _noise_in_words(mechanism, kind, secure=secure),
         _sum_of_messages(compression, secure=secure),
+        _weighted_noise(private=kind is not None, grouped=grouped, weighted=weighted),
     ):
         if refused:
             raise ValueError(refused)
@@ -37,7 +46,7 @@ def check_combination(
             'median of those that keep 10 % keeps 4 % of the norm). Use "ef21|top_k", or "rand_k" with its shared mask',
             stacklevel=2,
         )
-    return tuple(_notes(robust=robust, kind=kind, compression=compression, secure=secure, grouped=grouped))
+    return tuple(_notes(robust=robust, kind=kind, compression=compression, secure=secure, grouped=grouped, weighted=weighted))
 
 
 def _rule_without_updates(rule: str, *, robust: bool, secure: bool, grouped: bool) -> str | None:
@@ -84,7 +93,20 @@ def _sum_of_messages(compression: Compression, *, secure: bool) -> str | None:
     return None
 
 
-def _notes(*, robust: bool, kind: type[Mechanism] | None, compression: Compression, secure: bool, grouped: bool) -> list[str]:
+def _weighted_noise(*, private: bool, grouped: bool, weighted: bool) -> str | None:
+    if weighted and private:
+        return (
+            "the noise covers an unweighted sum, in which each client counts once: give secure_most_samples or "
+            "differential_privacy, not both"
+        )
+    if weighted and grouped:
+        return "weights are of one secure mean; a robust rule over groups takes each group's mean as it is: give one of the two"
+    return None
+
+
+def _notes(
+    *, robust: bool, kind: type[Mechanism] | None, compression: Compression, secure: bool, grouped: bool, weighted: bool
+) -> list[str]:
     notes = list[str]()
     if kind is not None and kind.local:
         notes.append(
@@ -108,26 +130,38 @@ def _notes(*, robust: bool, kind: type[Mechanism] | None, compression: Compressi
             "tenth, took off their shares of it."
         )
     if secure:
+        notes += _of_sums(private=kind is not None, grouped=grouped, weighted=weighted)
+    if kind is not None and compression.codec.name != "none":
+        notes.append("Updates are clipped after decoding, as compression may lengthen them.")
+    return notes
+
+
+def _of_sums(*, private: bool, grouped: bool, weighted: bool) -> list[str]:
+    """What holds of a secure sum, or of those of groups."""
+    notes = list[str]()
+    if weighted:
+        notes.append(
+            "Clients weigh by their number of samples, which is masked too: the server learns the sum of the weights. A client "
+            "that lies of its number counts for secure_most_samples at the greatest."
+        )
+    else:
         notes.append(
             "A secure mean is unweighted: each client counts once, whatever the number of its samples, which the server "
             "does not see."
         )
-    if secure and kind is None and not grouped:
+    if not private and not grouped:
         notes.append(
             "The grid of a secure sum follows the updates: by another secure sum the server learns how many clients have a "
             "greatest entry within which power of two."
         )
-    if secure and grouped:
+    if grouped:
         notes.append(
             "The server learns the sum of each group. In a group of two it reads one member's update if the other tells it "
             "its own, and fresh groups in every round narrow down everybody's typical update within few rounds: make groups "
             "as large as the rule allows."
         )
-    if secure:
-        notes.append(
-            "What a client puts into a secure sum cannot be checked. Here attackers clip as honest clients do; a real one "
-            "need not, and can move the sum it is in anywhere."
-        )
-    if kind is not None and compression.codec.name != "none":
-        notes.append("Updates are clipped after decoding, as compression may lengthen them.")
+    notes.append(
+        "What a client puts into a secure sum cannot be checked. Here attackers clip as honest clients do; a real one "
+        "need not, and can move the sum it is in anywhere."
+    )
     return notes

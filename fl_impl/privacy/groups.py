@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError
+from fl_impl.privacy.secure_aggregation.options import clipped
 from fl_impl.privacy.secure_aggregation.session import Network, honest_network, secure_sum
 from fl_impl.privacy.secure_aggregation.terms import Terms
 
@@ -50,7 +51,8 @@ def grouped_secure_aggregate(
     A Byzantine client spoils its own group only, so at most f of the g rows are Byzantine, and the honest group means
     spread about the mean 1 / group_size times as far (in square): bucketing, with the bucket's sum hidden. SHARE,
     Velicheti, Xia & Koyejo 2021 (arXiv 2110.02940). A group below its minimum of clients is lost.
-    With noise_std = z C each group's sum, not the whole, carries that noise: privacy holds by parallel composition.
+    With noise_std = z C each group's sum, not the whole, carries that noise: privacy holds by parallel composition, and
+    each update is clipped so that it is within `bound` in length after it was rounded.
     `partners`: how many clients may side with a curious server; all of them may be in one group, whose sum must then be of two
     others or more. A group of two protects nobody from the other one. Raises ValueError where fewer than 4 f groups would
     be made, or remain, or groups are too small for the partners.
@@ -62,7 +64,12 @@ def grouped_secure_aggregate(
         length = updates.shape[1]
         terms = Terms.agreed(clients=len(members), length=length, bound=bound, noise_std=noise_std, corrupt=corrupt)
         try:
-            summed = secure_sum({i: updates[i] for i in members}, terms, network=network, randomness=randomness)
+            summed = secure_sum(
+                {i: clipped(updates[i], terms) if noise_std else updates[i] for i in members},
+                terms,
+                network=network,
+                randomness=randomness,
+            )
         except SecureAggregationError:
             lost.append(number)
             continue

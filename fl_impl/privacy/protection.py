@@ -17,11 +17,12 @@ from fl_impl.compression import Compression, Exchange, exchange, of_round, resol
 from fl_impl.privacy.accounting import Budget
 from fl_impl.privacy.clipping import clip
 from fl_impl.privacy.combinations import check_combination
-from fl_impl.privacy.fixed_point import ring_encoding
 from fl_impl.privacy.ledger import Ledger
 from fl_impl.privacy.mechanisms import MECHANISMS, Mechanism
 from fl_impl.privacy.noise import OPERATING_SYSTEM, Randomness
 
+LEAST_SUM: Final = 2
+"""Clients of a sum that hides something; with fewer a run says so when it comes to sum."""
 Rows = npt.NDArray[Any]
 Rule = Callable[..., Any]
 """rule(updates (n, d), f=f) -> (d,)."""
@@ -51,6 +52,10 @@ class Protection:
     clip_bound: float = SECURE_BOUND
     secure: bool = False
     group_size: int | None = None
+    partners: int = 0
+    """Clients that may side with a curious server."""
+    most_samples: int | None = None
+    """The greatest weight of a client in a secure mean, None of an unweighted one."""
     seed: int = 0
     """Of the run: rounding, shared masks, groups."""
     noise_seed: int | None = None
@@ -131,14 +136,14 @@ class Protection:
             rng_of=lambda client: generator(self.seed, "compress", number, client),
         )  # fmt: skip
 
-    def combine(self, rows: Rows, number: int, state: Any, rule: Rule, f: int) -> Combined:
+    def combine(self, rows: Rows, number: int, state: Any, rule: Rule, f: int, counts: Rows | None = None) -> Combined:
         """The (d,) aggregate of (n, d) rows that were carried: by the rule, as a noisy mean, or by secure sums.
 
-        state is the mechanism's, None before the first round.
+        state is the mechanism's, None before the first round; (n,) counts of samples weigh where `most_samples` is given.
         Raises ValueError where too few clients stay for a secure sum, or too few groups for the rule.
         """
         if self.secure:
-            return self._secure(rows, number, f, rule)
+            return self._secure(rows, number, f, rule, counts)
         if self.mechanism is None or self.mechanism.local:
             return Combined(np.asarray(rule(rows, f=f), np.float64), state)
         released, following = self.mechanism.release(rows, state, self.randomness("noise", number))
@@ -159,40 +164,53 @@ class Protection:
     def _mask_seed(self, number: int) -> int:
         return int(generator(self.seed, "mask", number).integers(2**63))
 
-    def _secure(self, rows: Rows, number: int, f: int, rule: Rule) -> Combined:
+    def _secure(self, rows: Rows, number: int, f: int, rule: Rule, counts: Rows | None) -> Combined:
         """Secure sums of the rows, or of the coordinates that the round's mask keeps."""
         codec, d = of_round(self.compression, self._mask_seed(number)).codec, rows.shape[1]
         kept = codec.kept(d)
         if kept is None:
-            return self._summed(rows, number, f, rule)
-        found, whole = self._summed(rows[:, kept], number, f, rule), np.zeros(d)
+            return self._summed(rows, number, f, rule, counts)
+        found, whole = self._summed(rows[:, kept], number, f, rule, counts), np.zeros(d)
         whole[kept] = found.value * codec.scale(d)
         return replace(found, value=whole)
 
-    def _summed(self, rows: Rows, number: int, f: int, rule: Rule) -> Combined:
-        from fl_impl.privacy.groups import grouped_secure_aggregate  # noqa: PLC0415  # cryptography is an extra
-        from fl_impl.privacy.secure_aggregation import Terms, near_bound, secure_sum  # noqa: PLC0415  # as above
-
+    def _summed(self, rows: Rows, number: int, f: int, rule: Rule, counts: Rows | None) -> Combined:
         noise = self.mechanism.noise_multiplier * self.clip_bound if self.mechanism else 0.0
         drawn = self.randomness("noise", number)
         if not noise:  # only rounding is drawn, which need not be secret, and a run repeats to the last bit
             drawn = Randomness(generator(self.seed, "rounding", number).bytes, f"seed {self.seed}")
+        if not self.group_size:
+            return self._in_one_sum(dict(enumerate(rows)), noise, drawn, counts)
+        from fl_impl.privacy.groups import grouped_secure_aggregate  # noqa: PLC0415  # cryptography is an extra
+
+        grouped = grouped_secure_aggregate(
+            rows, f=f, rule=rule, group_size=self.group_size, bound=self.clip_bound, noise_std=noise, randomness=drawn,
+            rng=generator(self.seed, "groups", number), partners=self.partners,
+        )  # fmt: skip
+        return Combined(grouped.value, None, grouped.bytes_up)
+
+    def _in_one_sum(self, updates: dict[int, Rows], noise: float, drawn: Randomness, counts: Rows | None) -> Combined:
+        """The mean of all updates, weighted where that was asked for, by one session; a bound near them by another."""
+        from fl_impl.privacy.secure_aggregation import Terms, near_bound, secure_sum  # noqa: PLC0415  # as above
+        from fl_impl.privacy.secure_aggregation.options import clipped, weighted_mean, weighted_rows  # noqa: PLC0415  # as above
+
+        n, corrupt = len(updates), max(self.partners, len(updates) // 10)
+        length = len(next(iter(updates.values()))) + (self.most_samples is not None)
+        bound, asked = self.clip_bound, 0
+        if not noise:
+            bound, asked = near_bound(updates, self.clip_bound, corrupt=corrupt, randomness=drawn)
+        terms = Terms.agreed(clients=n, length=length, bound=bound, noise_std=noise, corrupt=corrupt)
         if noise:
-            step = ring_encoding(self.clip_bound, len(rows), noise_std=noise * math.sqrt(2)).step
-            within = self.clip_bound - step * math.sqrt(rows.shape[1])  # rounding at random may lengthen an update by that
-            rows = np.stack([clip(row, within) for row in rows])
-        if self.group_size:
-            grouped = grouped_secure_aggregate(
-                rows, f=f, rule=rule, group_size=self.group_size, bound=self.clip_bound, noise_std=noise, randomness=drawn,
-                rng=generator(self.seed, "groups", number),
-            )  # fmt: skip
-            return Combined(grouped.value, None, grouped.bytes_up)
-        updates = dict(enumerate(rows))
-        bound, asked = (self.clip_bound, 0) if noise else near_bound(updates, self.clip_bound, randomness=drawn)
-        terms = Terms.agreed(clients=len(rows), length=rows.shape[1], bound=bound, noise_std=noise)
+            updates = {number: clipped(update, terms) for number, update in updates.items()}
+        if self.most_samples is not None:
+            weights = np.ones(n) if counts is None else np.clip(counts, 0, self.most_samples)
+            updates = weighted_rows(updates, dict(enumerate(weights.tolist())), terms, self.most_samples)
         summed = secure_sum(updates, terms, randomness=drawn)
+        size = summed.bytes_up + asked
+        if self.most_samples is not None:
+            return Combined(weighted_mean(summed.total, terms), None, size)
         divisor = self.mechanism.expected_clients if self.mechanism else len(summed.survivors)
-        return Combined(summed.total / divisor, None, summed.bytes_up + asked)
+        return Combined(summed.total / divisor, None, size)
 
 
 def protect(
@@ -209,6 +227,8 @@ def protect(
     compression: str | Compression = "none",
     secure: bool = False,
     group_size: int | None = None,
+    partners: int = 0,
+    most_samples: int | None = None,
     n: int | None = None,
     f: int = 0,
     seed: int = 0,
@@ -224,16 +244,14 @@ def protect(
     private, codec = epsilon is not None, resolve(compression)
     notes = check_combination(
         rule=rule, robust=robust, mechanism=mechanism if private else None, compression=codec, secure=secure,
-        grouped=group_size is not None,
+        grouped=group_size is not None, weighted=most_samples is not None,
     )  # fmt: skip
-    if secure and group_size is not None:
-        from fl_impl.privacy.groups import check_groups  # noqa: PLC0415  # cryptography is an extra
-
-        summed = clients if n is None else n
-        check_groups(summed // group_size, f, f"n={summed} clients in groups of {group_size}")
+    summed = clients if n is None else n
+    if secure:
+        check_sums(summed, group_size, f, partners)
     if epsilon is None:
         bound = SECURE_BOUND if clip_bound is None else clip_bound
-        return Protection(codec, None, None, bound, secure, group_size, seed, noise_seed, notes)
+        return Protection(codec, None, None, bound, secure, group_size, partners, most_samples, seed, noise_seed, notes)
     if delta is None:
         raise ValueError(f"epsilon={epsilon} needs a delta, below 1 / (number of clients): e.g. 1e-5")
     if delta * clients >= 1:
@@ -248,4 +266,15 @@ def protect(
     if advice:
         warnings.warn(advice, stacklevel=2)
         notes = (*notes, f"{advice}.")
-    return Protection(codec, calibrated, budget, bound, secure, group_size, seed, noise_seed, notes, rounds)
+    return Protection(codec, calibrated, budget, bound, secure, group_size, partners, None, seed, noise_seed, notes, rounds)
+
+
+def check_sums(n: int, group_size: int | None, f: int, partners: int) -> None:
+    """Raise ValueError where n clients cannot be summed in such groups, or in one, beside so many partners of the server."""
+    from fl_impl.privacy.groups import deal  # noqa: PLC0415  # cryptography is an extra
+    from fl_impl.privacy.secure_aggregation import Terms  # noqa: PLC0415  # as above
+
+    if group_size is not None:
+        deal(n, f=f, group_size=group_size, rng=np.random.default_rng(0), partners=partners)
+    elif n >= LEAST_SUM or partners:
+        Terms.agreed(clients=n, length=1, bound=1.0, corrupt=max(partners, n // 10))

@@ -36,12 +36,18 @@ def deliver(guard: Protection | None, state: Remembers, admitted: Admitted, roun
 
 
 def combine(
-    guard: Protection | None, state: Remembers, rows: Any, round_number: int, rule: Callable[..., Any], f: int
+    guard: Protection | None,
+    state: Remembers,
+    rows: Any,
+    round_number: int,
+    rule: Callable[..., Any],
+    f: int,
+    counts: Any = None,
 ) -> tuple[Vector64, int]:
-    """The (d,) aggregate of the (n, d) rows, and the bytes of a secure sum."""
+    """The (d,) aggregate of the (n, d) rows of so many samples, and the bytes of a secure sum."""
     if guard is None:
         return np.asarray(rule(rows, f=f), np.float64), 0
-    combined = guard.combine(rows, round_number, state.mechanism, rule, f)
+    combined = guard.combine(rows, round_number, state.mechanism, rule, f, counts)
     if combined.state is not None:
         state.mechanism = np.asarray(combined.state, np.float64)
     return combined.value, combined.bytes_up

@@ -11,9 +11,9 @@ import numpy as np
 from fl_impl.privacy.secure_aggregation import Client, Least, Server, Terms, secure_sum
 from fl_impl.privacy.secure_aggregation import dealing as dealings
 from fl_impl.privacy.secure_aggregation.channel import sign
-from fl_impl.privacy.secure_aggregation.client import complaint_body
 from fl_impl.privacy.secure_aggregation.dealing import BOX_BYTES, PAIR_BYTES, Dealt, Leaf
 from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError, pack, pack_numbers, unpack
+from fl_impl.privacy.secure_aggregation.messages import complaint_body
 from pytest_fl.subjects.parts import Tally, Updates
 
 Spoil = Callable[[Any, bytes], bytes]
@@ -161,7 +161,8 @@ def sabotaged(
     for stage in {SABOTAGE[kind][0] for kind in liars.values()}:
         setattr(Liar, stage, _lying(stage, liars))
     summed = secure_sum(dict(enumerate(updates)), terms, client_class=Liar, server_class=server_class)
-    return Tally(summed.total, frozenset(summed.survivors), frozenset(summed.refused))
+    moot = frozenset(holder for holder, _ in summed.unsettled)
+    return Tally(summed.total, frozenset(summed.survivors), frozenset(summed.refused), moot)
 
 
 def _lying(stage: str, liars: Mapping[int, str]) -> Callable[..., bytes]:

@@ -12,7 +12,8 @@ from fl_impl.privacy.secure_aggregation import Client, Server, Terms, secure_sum
 from fl_impl.privacy.secure_aggregation.graph import holders
 from fl_impl.privacy.secure_aggregation.masks import add_mask
 from pytest_fl.adapters.hostile_clients import SABOTAGE, dishonest_terms, sabotaged
-from pytest_fl.adapters.secure_sums import STAGES, LyingServer, Offer, Plotted, plots
+from pytest_fl.adapters.secure_plots import Offer, plots
+from pytest_fl.adapters.secure_sums import STAGES, LyingServer, Plotted
 from pytest_fl.subjects.parts import Network, SecureAggregation, Tally, Updates
 
 if TYPE_CHECKING:

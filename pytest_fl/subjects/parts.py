@@ -91,6 +91,8 @@ class Tally:
     """The clients whose updates are in it."""
     named: frozenset[int]
     """The clients that the server says have lied."""
+    moot: frozenset[int] = frozenset()
+    """Those that accused a client which left before it could answer: one of the two has lied."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ def deployed(
     folder = Path(tempfile.mkdtemp(prefix="pytest-fl-flower-"))
     try:
         with (
-            launched(folder, nodes, settings if client_app == OURS else "", tls=tls) as deployment,
+            launched(folder, nodes, settings if client_app == OURS else "", tls=tls, client_app=client_app) as deployment,
             running_app(deployment, settings, client_app) as grid,
         ):
             yield grid, deployment
@@ -57,7 +57,7 @@ def deployed(
 
 
 @contextlib.contextmanager
-def launched(folder: Path, nodes: int, settings: str, *, tls: bool) -> Generator[Deployment]:
+def launched(folder: Path, nodes: int, settings: str, *, tls: bool, client_app: str = OURS) -> Generator[Deployment]:
     """The processes of a deployment, for as long as this lasts."""
     certificates = make_certificates(folder) if tls else None
     keys = [make_node_key(folder / f"node-{i}.key") for i in range(nodes)] if tls else []
@@ -69,7 +69,7 @@ def launched(folder: Path, nodes: int, settings: str, *, tls: bool) -> Generator
     )  # fmt: skip
     deployment = Deployment(folder, f"{HOST}:{link}", launcher, 0, [], certificates, keys)
     try:
-        deployment.superlink = told(deployment, {"settings": settings, **plan_of(deployment, ports)})
+        deployment.superlink = told(deployment, {"settings": settings, "app": client_app, **plan_of(deployment, ports)})
         await_superlink(deployment)
         register(deployment)
         deployment.supernodes = [(supernode, superexec) for supernode, superexec in told(deployment, "start the nodes")]

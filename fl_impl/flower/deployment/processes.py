@@ -39,6 +39,8 @@ class LaunchPlan:
     """Logs, and a FLWR_HOME for each process."""
     settings: str
     """The configuration from which the nodes make their clients: made once, before the first fork; "" of other apps."""
+    app: str
+    """The ClientApp, "module:attribute": imported before the first fork, where it can be."""
     superlink: list[str]
     supernodes: list[list[str]]
     superexecs: list[list[str]]
@@ -55,6 +57,8 @@ def main() -> None:
 
     if plan.settings:
         clients_of(plan.settings)
+    with contextlib.suppress(ImportError):  # a SuperNode will say what is wrong with it
+        importlib.import_module(plan.app.partition(":")[0])
     link = fork(plan, "superlink", entry("flwr.superlink.cli", "flower_superlink"), plan.superlink)
     say(link)
     nodes = start_nodes(plan) if sys.stdin.readline() else []

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from fl_impl.privacy.secure_aggregation.dealing import (
     deal,
     opened_box,
     pair_bytes,
+    read_pair,
 )
 from fl_impl.privacy.secure_aggregation.frames import (
     SecureAggregationError,
@@ -35,7 +36,14 @@ from fl_impl.privacy.secure_aggregation.frames import (
 )
 from fl_impl.privacy.secure_aggregation.graph import holder_seed, holders
 from fl_impl.privacy.secure_aggregation.masks import add_mask, pair_mask_key, self_mask_key
-from fl_impl.privacy.secure_aggregation.messages import Advertisement, Delivery, read_advertisement, read_delivery
+from fl_impl.privacy.secure_aggregation.messages import (
+    Advertisement,
+    Delivery,
+    complaint_body,
+    read_advertisement,
+    read_delivery,
+    view_digest,
+)
 from fl_impl.privacy.secure_aggregation.shamir import SECRET_BYTES
 from fl_impl.privacy.secure_aggregation.terms import Least, Terms
 
@@ -132,9 +140,12 @@ class Client:
                     complaints.append(sign(self._identity, "complaint", complaint_body(self.terms, self.number, dealer)))
             return self._sealed("confirmation", pack(*complaints))
 
-    def mask(self, outbox: bytes, update: Any) -> bytes:
+    def mask(self, outbox: bytes, update: Any, about: bytes = b"") -> bytes:
         """The (length,) update in fixed point, with its noise, under the self mask and one mask for each client near.
 
+        `about` is a digest of what the update was made from, such as the model: the masks of clients that were told other
+        things do not cancel, so that no server learns the update of one by giving the others a model on which theirs
+        are 0 (Pasquini et al. 2022, arXiv 2111.07380).
         Also the keys of the boxes of which their holders complained: what was in them is known to the server then, as it
         is to the holder. Raises ValueError where an entry of the update is not finite or is beyond the bound of the terms.
         """
@@ -151,7 +162,8 @@ class Client:
             session = self.terms.session
             add_mask(words, self_mask_key(self._self_seed, session, self.number))
             for other in self._peers.keys() & self._sharers:
-                key = pair_mask_key(self._agreeing, montgomery(self._peers[other].masking), session, self.number, other)
+                point = montgomery(self._peers[other].masking)
+                key = pair_mask_key(self._agreeing, point, session, self.number, other, about)
                 add_mask(words, key, subtract=self.number > other)
             return self._sealed("masked", pack(keys, words.astype("<u4", copy=False).tobytes()))
 
@@ -186,6 +198,47 @@ class Client:
             dealers = sorted(self._held.keys() & self._sharers)
             shares = (pair_bytes(self._held[dealer][dealer not in self._survivors]) for dealer in dealers)
             return self._sealed("reveal", pack(pack_numbers(dealers), *shares))
+
+    def saved(self) -> bytes:
+        """What this client must remember until its next message, its secrets too: for a node that ends between messages.
+
+        To be kept where nobody else reads it. A client that is `resumed` twice from the same bytes could be asked twice: who
+        keeps them must see to it that each is used once.
+        """
+        keys = self._channel.private_bytes_raw(), self._masking.private_bytes_raw(), self._self_seed, self._box_secret
+        lists = (pack_numbers(sorted(each)) for each in (self._peers, self._holders, self._sharers, self._survivors))
+        held = sorted(self._held)
+        shares = (pair_bytes(pair) for dealer in held for pair in self._held[dealer])
+        return pack(
+            self._stage.encode(), self.terms.to_bytes(), pack(*keys),
+            pack(self._contribution, self._coin_commitment, self._coin, self._mailbox), pack(*lists),
+            pack(*(self._peers[number].message for number in sorted(self._peers))), pack(pack_numbers(held), *shares),
+        )  # fmt: skip
+
+    @classmethod
+    def resumed(
+        cls, saved: bytes, number: int, identity: Ed25519PrivateKey, server: Ed25519PublicKey,
+        clients: Mapping[int, Ed25519PublicKey], *, randomness: Randomness = OPERATING_SYSTEM,
+    ) -> Self:  # fmt: skip
+        """The client that `saved` wrote. Raises SecureAggregationError for other bytes."""
+        client = cls(number, identity, server, clients, randomness=randomness)
+        stage, terms, keys, words, lists, peers, shares = unpack(saved, 7)
+        client._stage, client.terms = stage.decode(), Terms.from_bytes(terms)
+        channel, masking, client._self_seed, client._box_secret = unpack(keys, 4)
+        client._channel = X25519PrivateKey.from_private_bytes(channel)
+        client._masking = Ed25519PrivateKey.from_private_bytes(masking)
+        client._agreeing = agreeing(client._masking)
+        client._contribution, client._coin_commitment, client._coin, client._mailbox = unpack(words, 4)
+        near, *others = map(unpack_numbers, unpack(lists, 4))
+        client._holders, client._sharers, client._survivors = map(frozenset, others)
+        client._peers = {
+            other: read_advertisement(client.terms, clients[other], other, message)
+            for other, message in zip(near, unpack(peers, len(near)), strict=True)
+        }
+        held, *pairs = unpack(shares, least=1)
+        read = list(map(read_pair, pairs))
+        client._held = dict(zip(unpack_numbers(held), zip(read[::2], read[1::2], strict=True), strict=True))
+        return client
 
     @contextmanager
     def _turn(self, stage: str) -> Generator[None]:
@@ -258,14 +311,3 @@ class Client:
     def _encoded_noise(self, terms: Terms) -> npt.NDArray[np.int64]:
         """What it adds of the noise, in steps."""
         return discrete_gaussian(self._randomness, (terms.length,), terms.client_noise_std / terms.encoding.step)
-
-
-def view_digest(terms: Terms, coin: bytes, sharers: Collection[int], survivors: Collection[int]) -> bytes:
-    """What clients sign: all that must be the same for all of them."""
-    lists = pack_numbers(sorted(sharers)), pack_numbers(sorted(survivors))
-    return hashlib.sha256(pack(terms.to_bytes(), coin, *lists)).digest()
-
-
-def complaint_body(terms: Terms, holder: int, dealer: int) -> bytes:
-    """What a holder signs that cannot use the shares of a dealer."""
-    return pack(terms.session, number_bytes(holder), number_bytes(dealer))

@@ -37,16 +37,21 @@ def self_mask_key(seed: bytes, session: bytes, number: int) -> bytes:
     return derive(seed, session, b"self mask", number_bytes(number))
 
 
-def pair_mask_key(private: X25519PrivateKey, public: bytes, session: bytes, number: int, other: int) -> bytes:
-    """The key of the mask that the lower-numbered of two clients adds and the higher-numbered subtracts."""
-    return agree(private, public, *_pair_context(session, number, other))
+def pair_mask_key(
+    private: X25519PrivateKey, public: bytes, session: bytes, number: int, other: int, about: bytes = b""
+) -> bytes:
+    """The key of the mask that the lower-numbered of two clients adds and the higher-numbered subtracts.
+
+    `about` is what both were told to make their updates from: their masks cancel only where that is the same.
+    """
+    return agree(private, public, *_pair_context(session, number, other, about))
 
 
-def recovered_pair_mask_key(scalar: int, public: bytes, session: bytes, number: int, other: int) -> bytes:
+def recovered_pair_mask_key(scalar: int, public: bytes, session: bytes, number: int, other: int, about: bytes = b"") -> bytes:
     """The same key, by the secret scalar of a client whose shares were put together."""
-    return derive(exchange(scalar, public), *_pair_context(session, number, other))
+    return derive(exchange(scalar, public), *_pair_context(session, number, other, about))
 
 
-def _pair_context(session: bytes, number: int, other: int) -> tuple[bytes, ...]:
+def _pair_context(session: bytes, number: int, other: int, about: bytes) -> tuple[bytes, ...]:
     low, high = sorted((number, other))
-    return session, b"pair mask", number_bytes(low), number_bytes(high)
+    return session, b"pair mask", number_bytes(low), number_bytes(high), about

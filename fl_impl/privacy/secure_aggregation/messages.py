@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fl_impl.privacy.secure_aggregation.channel import number_bytes, verified
 from fl_impl.privacy.secure_aggregation.dealing import POINT_BYTES, Dealing, Leaf, belongs
-from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError, pack, unpack
+from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError, pack, pack_numbers, unpack
 from fl_impl.privacy.secure_aggregation.terms import Terms
 
 
@@ -60,3 +61,14 @@ def read_delivery(terms: Terms, identities: Mapping[int, Ed25519PublicKey], mess
     if not 0 <= where[0] < where[1] <= terms.clients or not belongs(leaf, *where, hashes, claimed.root):
         raise SecureAggregationError(f"the box from client {claimed.dealer} to client {holder} is not the one that it signed")
     return Delivery(claimed, leaf)
+
+
+def view_digest(terms: Terms, coin: bytes, sharers: Collection[int], survivors: Collection[int]) -> bytes:
+    """What clients sign: all that must be the same for all of them."""
+    lists = pack_numbers(sorted(sharers)), pack_numbers(sorted(survivors))
+    return hashlib.sha256(pack(terms.to_bytes(), coin, *lists)).digest()
+
+
+def complaint_body(terms: Terms, holder: int, dealer: int) -> bytes:
+    """What a holder signs that cannot use the shares of a dealer."""
+    return pack(terms.session, number_bytes(holder), number_bytes(dealer))

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.privacy.clipping import finite_vector
+from fl_impl.privacy.clipping import clip, finite_vector
 from fl_impl.privacy.secure_aggregation.session import secure_sum
 from fl_impl.privacy.secure_aggregation.terms import Terms
 
@@ -25,13 +25,28 @@ def weighted_rows(updates: Mapping[int, Any], weights: Mapping[int, float], term
     Raises ValueError for a weight that is not between 0 and `most`, which is public: a greater one would count for more than
     was agreed.
     """
-    rows = dict[int, Reals]()
-    for number, update in updates.items():
-        weight = float(weights[number])
-        if not 0 <= weight <= most:
-            raise ValueError(f"the weight of client {number} must lie between 0 and {most:g}; got {weight:g}")
-        rows[number] = np.append(finite_vector(update), terms.bound) * (weight / most)
-    return rows
+    return {
+        number: weighted_row(update, float(weights[number]), terms, most, f"client {number}")
+        for number, update in updates.items()
+    }
+
+
+def weighted_row(update: Any, weight: float, terms: Terms, most: float, whose: str = "a client") -> Reals:
+    """What one client masks for a weighted mean. Raises ValueError as `weighted_rows`."""
+    if not 0 <= weight <= most:
+        raise ValueError(f"the weight of {whose} must lie between 0 and {most:g}; got {weight:g}")
+    return np.append(finite_vector(update), terms.bound) * (weight / most)
+
+
+def clipped(update: Any, terms: Terms) -> Reals:
+    """The (d,) update, no longer than the bound of the terms: with noise not even after it was rounded at random.
+
+    Rounding moves each entry by less than a step, so a vector by less than sqrt(d) steps.
+    """
+    room = terms.encoding.step * math.sqrt(np.size(update)) if terms.noise_std else 0.0
+    if room >= terms.bound:
+        raise ValueError(f"{np.size(update)} entries within {terms.bound:g} are lost on a grid of {terms.encoding.step:.3g}")
+    return clip(update, terms.bound - room)
 
 
 def weighted_mean(total: Reals, terms: Terms) -> Reals:
@@ -54,11 +69,12 @@ def secure_weighted_mean(
     return weighted_mean(secure_sum(weighted_rows(updates, weights, longer, most), longer, **options).total, longer)
 
 
-def near_bound(updates: Mapping[int, Any], bound: float, **options: Any) -> tuple[float, int]:
+def near_bound(updates: Mapping[int, Any], bound: float, *, corrupt: int | None = None, **options: Any) -> tuple[float, int]:
     """(bound * 2^-k, the least that no entry of any update exceeds, by a secure sum of which k each client has; its bytes).
 
     The server learns how many clients have which power of two, not who: a public estimate, in sessions without privacy.
-    A client that lies can keep the bound at its greatest. `options` are those of `secure_sum`.
+    A client that lies can keep the bound at its greatest. corrupt is that of `Terms.agreed`, `options` are those of
+    `secure_sum`.
     """
     places = 1 - LEAST_EXPONENT
     votes = dict[int, Reals]()
@@ -66,7 +82,7 @@ def near_bound(updates: Mapping[int, Any], bound: float, **options: Any) -> tupl
         peak = float(np.abs(finite_vector(update)).max()) / bound
         exponent = max(LEAST_EXPONENT, math.ceil(math.log2(peak)) if peak > 0 else LEAST_EXPONENT)
         votes[number] = np.eye(places)[min(0, exponent) - LEAST_EXPONENT]
-    terms = Terms.agreed(clients=len(updates), length=places, bound=1.0)
+    terms = Terms.agreed(clients=len(updates), length=places, bound=1.0, corrupt=corrupt)
     summed = secure_sum(votes, terms, **options)
     greatest = int(np.flatnonzero(np.rint(summed.total) > 0)[-1])
     return bound * 2.0 ** (greatest + LEAST_EXPONENT), summed.bytes_up

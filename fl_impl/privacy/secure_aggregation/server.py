@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fl_impl.privacy.fixed_point import from_ring
 from fl_impl.privacy.secure_aggregation.channel import agree, mailbox, mailbox_key, seal, sign, unseal, verified
-from fl_impl.privacy.secure_aggregation.client import complaint_body, view_digest
 from fl_impl.privacy.secure_aggregation.curve import SCALAR_BYTES, montgomery
 from fl_impl.privacy.secure_aggregation.dealing import (
     SECRETS,
@@ -36,7 +35,7 @@ from fl_impl.privacy.secure_aggregation.frames import (
 )
 from fl_impl.privacy.secure_aggregation.graph import holder_seed, holders
 from fl_impl.privacy.secure_aggregation.masks import add_mask, recovered_pair_mask_key, self_mask_key
-from fl_impl.privacy.secure_aggregation.messages import Advertisement, delivery, read_advertisement
+from fl_impl.privacy.secure_aggregation.messages import Advertisement, complaint_body, delivery, read_advertisement, view_digest
 from fl_impl.privacy.secure_aggregation.shamir import SECRET_BYTES, combine
 from fl_impl.privacy.secure_aggregation.terms import Terms
 
@@ -54,6 +53,10 @@ class SecureSum:
     survivors: tuple[int, ...]
     refused: Mapping[int, str]
     """Clients that sent what they should not have, with the reason: each has lied, or its message was changed on the way."""
+    unsettled: frozenset[tuple[int, int]] = frozenset()
+    """(holder, dealer): the holder complained of the dealer's shares, and the dealer left before it could answer.
+
+    One of the two has lied, and nobody can tell which: only the dealer could have opened what it had sent."""
     bytes_up: int = 0
     """Of all messages that clients sent, where the session counted them."""
 
@@ -76,9 +79,13 @@ class Server:
     nothing is summed then.
     """
 
-    def __init__(self, terms: Terms, identity: Ed25519PrivateKey, clients: Mapping[int, Ed25519PublicKey]) -> None:
+    def __init__(
+        self, terms: Terms, identity: Ed25519PrivateKey, clients: Mapping[int, Ed25519PublicKey], about: bytes = b""
+    ) -> None:
+        """`about` is what all clients are told to make their updates from, as in `Client.mask`."""
         self.terms = terms.checked()
         self.refused: dict[int, str] = {}
+        self._about = about
         self._identity, self._clients = identity, clients
         self._stage = STAGES[0]
         self._channel, self._coin = X25519PrivateKey.generate(), secrets.token_bytes(32)
@@ -87,6 +94,7 @@ class Server:
         self._holders: dict[int, frozenset[int]] = {}  # of each client, among those present
         self._dealers: dict[int, Dealer] = {}
         self._complaints: dict[int, dict[int, bytes]] = {}  # of each dealer, by holder
+        self._unsettled: set[tuple[int, int]] = set()
         self._sharers: frozenset[int] = frozenset()
         self._survivors: frozenset[int] = frozenset()
         self._sum = np.zeros(terms.length, np.uint32)
@@ -143,8 +151,9 @@ class Server:
                 f"client {holder} cannot use the shares of client {dealer}: one of the two lies, and these terms stand no liar"
             )
         for dealer in [i for i in complaints if len(against[i]) > self.terms.most_complaints]:
-            self.refused[dealer] = f"{len(against[dealer])} of its holders cannot use the shares that it dealt"
+            self.refused[dealer] = f"{len(against.pop(dealer))} of its holders cannot use the shares that it dealt"
             del complaints[dealer]
+        self._unsettled = {(holder, dealer) for dealer, signed in against.items() for holder in signed}
         self._check_enough(complaints)
         self._sharers = frozenset(complaints)
         self._complaints = {i: against[i] for i in self._sharers}
@@ -198,9 +207,11 @@ class Server:
         for i in sorted(self._sharers - self._survivors):
             scalar = self._recovered(i, shares[i])
             for j in self._survivors.intersection(near[i]):
-                key = recovered_pair_mask_key(scalar, montgomery(self._keys[j].masking), session, i, j)
+                point = montgomery(self._keys[j].masking)
+                key = recovered_pair_mask_key(scalar, point, session, i, j, self._about)
                 add_mask(total, key, subtract=j < i)
-        return SecureSum(self.terms.encoding.decode(from_ring(total)), tuple(sorted(self._survivors)), dict(self.refused))
+        decoded, survivors = self.terms.encoding.decode(from_ring(total)), tuple(sorted(self._survivors))
+        return SecureSum(decoded, survivors, dict(self.refused), frozenset(self._unsettled))
 
     def _turn(self, stage: str) -> None:
         if stage != self._stage:
@@ -288,6 +299,7 @@ class Server:
         holders_ = sorted(self._complaints[number])
         opened = unpack(keys, len(holders_))
         for holder, key in zip(holders_, opened, strict=True):
+            self._unsettled.discard((holder, number))
             dealer = self._dealers[number]
             reopened_box(key, self._keys[holder].channel, dealer.dealing, dealer.leaves[holder], self._keys[number].masking)
             self.refused.setdefault(holder, f"it complained of the shares of client {number}, which are as they should be")

@@ -300,8 +300,10 @@ class InChild:
 
 
 def _row(subject: str, check: Check | Audit, outcome: Literal["failed", "not_run"], reason: str) -> Row:
-    value = float("inf") if outcome == "failed" else 0.0
-    return Row(subject, check.name, check.claim, outcome, value=value, reason=reason)
+    if outcome == "not_run":
+        return Row(subject, check.name, check.claim, outcome, reason=reason)
+    cause = reason.partition(" at n=")[0].partition(";")[0]
+    return Row(subject, check.name, check.claim, outcome, float("inf"), reason=reason, kind="defect", cause=cause)
 
 
 @dataclass

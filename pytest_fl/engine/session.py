@@ -116,11 +116,6 @@ def _warm(rule: Rule) -> None:
         rule.raw(updates, f)
 
 
-def share(left: float, checks_left: int, profile: Profile) -> float:
-    """The seconds that the next check may take: its share of what is left, and no more than the profile gives it."""
-    return min(profile.check_seconds, max(left, 0.0) / max(checks_left, 1))
-
-
 def run_check(judged: Rule | Part, check: Check | Audit, profile: Profile, expected_failures: Mapping[str, str]) -> Row:
     """The row of one (subject, check) pair; a failure is shrunk, and saved where it can be replayed from."""
     started = time.perf_counter()

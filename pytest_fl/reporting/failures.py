@@ -72,7 +72,7 @@ def describe(row: Row) -> str:
         "found": found if row.reason else "",
         "kind": row.kind,
         "cause": row.cause,
-        "behaves": row.behaves and f"as {row.behaves}",
+        "behaves": f"as {row.behaves}" if row.behaves and row.behaves not in row.cause else "",
         **_round(row.counterexample or {}),
     }
     body = [f"  {label:<9}{text}" for label, text in told.items() if text]

@@ -21,6 +21,7 @@ from fl_impl.rounds.checkpoints import load_state, save_state
 from fl_impl.rounds.context import RoundContext
 from fl_impl.rounds.evaluation import Setup, check_buffers, set_up
 from fl_impl.rounds.quorum import check_quorum, sampling_note
+from fl_impl.rounds.remarks import remarks
 from fl_impl.rounds.stages import choose, scaffold_control, spread, train
 from fl_impl.rounds.state import RunState
 from fl_impl.rounds.transport import combine, deliver, plain_bytes, published
@@ -139,7 +140,16 @@ class FederatedLearningCoordinator:
                 self._write(path, clients)
                 if on_round is not None:
                     on_round(result)
+        self._remark(path)
         return self.metrics
+
+    def _remark(self, path: Path | None) -> None:
+        """Note an attack without effect and a model that learnt nothing, in the metrics and in their file."""
+        said = remarks(self.metrics.rounds, self._attackers, self._setup.test if self._setup else None)
+        new = tuple(remark for remark in said if remark not in self.metrics.notes)
+        self.metrics.notes += new
+        if new and path is not None:
+            self.metrics.save(path)
 
     @contextmanager
     def _backend(self, clients: Sequence[Any]) -> Generator[None]:

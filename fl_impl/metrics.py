@@ -171,7 +171,7 @@ class FLMetrics:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a round. Raises ModuleNotFoundError where pandas is not installed."""
-        return require("pandas", extra="plots").DataFrame([asdict(result) for result in self.rounds])
+        return require("pandas", extra="frames").DataFrame([asdict(result) for result in self.rounds])
 
     def plot_convergence(self, path: str | Path | None = None) -> Figure:
         """Draw accuracy, loss and deviation over the rounds to a picture file, beside the metrics file if no path is given.

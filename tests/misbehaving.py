@@ -30,12 +30,12 @@ import numpy as np
 from sound import median_of_sorted
 
 MISBEHAVING = {}
-"""name -> (rule, "failed", "passed" or "ends", what a reason must contain, whether it takes long)."""
+"""name -> (rule, "failed", "passed" or "ends", what a reason must contain)."""
 
 
-def misbehaving(expected, says="", *, slow=False):
+def misbehaving(expected, says=""):
     def register(rule):
-        MISBEHAVING[rule.__name__] = (rule, expected, says, slow)
+        MISBEHAVING[rule.__name__] = (rule, expected, says)
         return rule
 
     return register
@@ -51,10 +51,10 @@ def at_once(act):
     return rule
 
 
-def acts(name, act, expected, says="", *, slow=False):
+def acts(name, act, expected, says=""):
     rule = at_once(act)
     rule.__name__ = rule.__qualname__ = name
-    misbehaving(expected, says, slow=slow)(rule)
+    misbehaving(expected, says)(rule)
 
 
 # It ends the process.
@@ -85,12 +85,12 @@ def crashes_at_infinity(updates, f):
 
 
 # It raises.
-def raises(name, make, says, *, slow=False):
+def raises(name, make, says):
     def rule(updates, f):
         raise make()
 
     rule.__name__ = rule.__qualname__ = name
-    misbehaving("failed", says, slow=slow)(rule)
+    misbehaving("failed", says)(rule)
 
 
 class MuteError(Exception):
@@ -114,7 +114,7 @@ raises("raises_a_base_exception", lambda: Odd("odd"), "Odd")
 raises("raises_generator_exit", GeneratorExit, "GeneratorExit")
 raises("raises_keyboard_interrupt", KeyboardInterrupt, "KeyboardInterrupt")
 raises("raises_what_has_no_text", MuteError, "no text")
-raises("raises_what_has_endless_text", EndlessError, "", slow=True)
+raises("raises_what_has_endless_text", EndlessError, "")
 raises("raises_memory_error", MemoryError, "MemoryError")
 raises("raises_a_recursion_error", lambda: RecursionError("deep"), "RecursionError")
 raises("raises_stop_iteration", StopIteration, "StopIteration")
@@ -186,7 +186,7 @@ def hangs_in_c(updates, f):
     deque(itertools.repeat(0), maxlen=0)
 
 
-@misbehaving("failed", "did not return", slow=True)
+@misbehaving("failed", "did not return")
 def stops_itself(updates, f):
     os.kill(os.getpid(), signal.SIGSTOP)
     return median_of_sorted(updates, f)
@@ -312,7 +312,7 @@ acts("writes_to_all_descriptors", lambda: [_write(number) for number in range(3,
 acts("prints_much", lambda: print("x" * 10_000), "passed", "printed")
 acts("prints_to_stderr", lambda: print("oh", file=sys.stderr), "passed", "printed")
 acts("writes_to_descriptor_one", lambda: os.write(1, b"hidden"), "passed", "printed")
-acts("runs_a_program_that_prints", lambda: subprocess.run(["echo", "hidden"], check=True), "passed", "printed", slow=True)
+acts("runs_a_program_that_prints", lambda: subprocess.run(["echo", "hidden"], check=True), "passed", "printed")
 
 
 def _write(number):
@@ -332,7 +332,7 @@ def fork_and_leave_a_child():
 
 
 acts("forks_and_comes_back", fork_and_come_back, "failed", "forked")
-acts("forks_and_leaves_a_child", fork_and_leave_a_child, "failed", "child processes", slow=True)
+acts("forks_and_leaves_a_child", fork_and_leave_a_child, "failed", "child processes")
 
 
 @misbehaving("failed")

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 
 from fl_impl.aggregators import kernels
-from fl_impl.aggregators.kernels import FARTHEST, Geometry, on_arrays
+from fl_impl.aggregators.kernels import FARTHEST, Geometry, blocks, generated, gram, on_arrays
 
 DTYPES = (np.float32, np.float64)
 
 
-@pytest.fixture(params=["numpy", "generated"], autouse=True)
+@pytest.fixture(params=["numpy", "generated", "products"], autouse=True)
 def path(request, monkeypatch):
-    monkeypatch.setenv(on_arrays.VARIABLE, request.param)
+    """By differences, of numpy rows and compiled, and by matrix products however few rows there are."""
+    by_products = request.param == "products"
+    monkeypatch.setenv(on_arrays.VARIABLE, "numpy" if by_products else request.param)
+    for module in (blocks, generated):
+        monkeypatch.setattr(module, "MANY_ROWS", 3 if by_products else 10**9)
     monkeypatch.setattr(on_arrays, "WORTHWHILE", 0)
 
 
@@ -166,3 +170,29 @@ def test_gram_around_honest_rows_is_not_drowned_by_an_outlier():
     gram = kernels.geometry(x).centred_gram(weights)[1:, 1:]
     centred = x[1:] - x[1:].mean(axis=0)
     assert np.allclose(gram, centred @ centred.T, atol=1e-9)
+
+
+def clouds_far_apart(n, d, dtype):
+    """Three clouds, each far narrower than the way to the others: around any row, two of the three cancel."""
+    x = draws(n, d, dtype, scale=1e-2)
+    x[n // 3 :] += 1e2
+    x[2 * n // 3 :] += 1e3
+    x[4] = x[2]
+    return x
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [3, 10, 61])
+def test_products_that_cancel_are_taken_again(n, dtype, monkeypatch):
+    monkeypatch.setattr(gram, "WIDTH", 128)  # more than one block
+    x = clouds_far_apart(n, 500, dtype) if n > 4 else draws(n, 500, dtype)
+    assert relative_error(x) < tolerance(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_choice_of_the_middle_spoils_a_distance(dtype, monkeypatch):
+    """Not even a row far from all others, which the search for the middle never takes."""
+    x = draws(40, 300, dtype, scale=1e-2)
+    x[7] = 100
+    monkeypatch.setattr(gram, "_in_the_middle", lambda rows: 7)
+    assert relative_error(x) < tolerance(dtype)

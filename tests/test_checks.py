@@ -60,7 +60,8 @@ SWEEPS = {"any_size", "every_placement"}
 """Checks that ask what others ask, at sizes and placements where those did not look: what fails one may fail them too."""
 
 
-@pytest.mark.parametrize("profile", ["quick", pytest.param("default", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["quick", "default"])
 @pytest.mark.parametrize("name", all_checks())
 def test_without_this_check_a_broken_rule_would_pass(name, profile):
     assert {row.check for row in judged(SOLE[name], profile=profile)} - (SWEEPS - {name}) == {name}

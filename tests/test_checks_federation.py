@@ -47,7 +47,7 @@ def test_a_rule_that_trims_one_side_breaks_it() -> None:
 
 
 def test_accuracy_under_attack_against_the_clean_run() -> None:
-    assert accuracy_kept("nnm|trimmed_mean", "sign_flip").holds
-    mean = accuracy_kept("mean", "sign_flip")
+    assert accuracy_kept("nnm|trimmed_mean", "sign_flip(scale=4)").holds
+    mean = accuracy_kept("mean", "sign_flip(scale=4)")
     assert not mean.holds
     assert mean.value > 20

@@ -23,6 +23,12 @@ def test_every_mode_keeps_its_claims(check):
     check()
 
 
+@pytest_fl.audit(*(adapters(f"flora|{rule}") for rule in PRODUCT_RULES[::4]))
+def test_rules_on_products_keep_their_claims(check):
+    check()
+
+
+@pytest.mark.slow
 @pytest_fl.audit(*(adapters(f"{mode}|{rule}") for mode in ("flora", "flexlora") for rule in PRODUCT_RULES))
 def test_every_rule_on_products_keeps_its_claims(check):
     check()
@@ -33,6 +39,7 @@ def test_a_rule_keeps_the_claims_of_every_mode(check):
     check()
 
 
+@pytest.mark.slow
 def test_gauge_is_checked_for_every_rule_on_products():
     for rule in PRODUCT_RULES:
         (row,) = [row for row in audit_report(adapters(f"flora|{rule}")).rows if row.check == "gauge_changes_nothing"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from fl_impl.common.randomness import generator
 from fl_impl.data import Dataset, deal, load, partition, split
 from fl_impl.data.partitions import DRAWS
+from fl_impl.data.play import ALPHABET, hamlet
+from fl_impl.training.models import make_task
 
 DIGITS = load("digits")
 
@@ -174,3 +177,14 @@ def test_a_new_partition_is_one_decorated_function() -> None:
             return [*order[: num_clients - 1, None], order[num_clients - 1 :]]
 
         assert deal(DIGITS, 3, "everything_to_the_last", 0).sizes == (1, 1, 1795)
+
+
+def test_the_characters_are_those_of_hamlet_by_speaker():
+    data = load("characters(context=4, stride=1)")
+    said = re.sub(r"\s+", " ", next(iter(hamlet().values())).lower())
+    start = "".join(ALPHABET[int(number)] for number in data.x[0]) + ALPHABET[data.y[0]]
+    assert start == "".join(c for c in said if c in ALPHABET)[:5]
+    assert data.classes == len(ALPHABET)
+    assert len(np.unique(data.groups)) == 20
+    with pytest.raises(ValueError, match="needs whole numbers below the classes"):
+        make_task(load("digits"), "next_character")

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fl_impl import FLMetrics
-from fl_impl.experiment.grid import Comparison, TrialGrid, run_grid
+from fl_impl.experiment.comparison import Comparison
+from fl_impl.experiment.grid import TrialGrid, run_grid
 
 pytest.importorskip("typer", reason="the cli extra is not installed")
 from typer.testing import CliRunner
@@ -68,7 +69,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing() -> None:
     code, output = invoke("run", *SMALL, "--aggregation", "trimmed_mean", "--byzantine-fraction", "0.25", "--dry-run")
     assert code == 0
     assert "f that the aggregator is told" in output
-    code, output = invoke("compare", *SMALL, "--aggregators", "mean,krum", "--seeds", "0,1", "--dry-run")
+    code, output = invoke("compare", *SMALL, "--aggregators", "mean,krum", "--attacks", "zero", "--seeds", "0,1", "--dry-run")
     assert code == 0
     assert "8 federations, 0 of them done" in output
     assert list(Path().iterdir()) == []
@@ -82,7 +83,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing() -> None:
         (["run", "--num-rounds", "many"], 2, "num_rounds: Input should be a valid integer"),
         (["run", *SMALL, "--attack", "drop_out", "--attack-fraction", "1.0"], 1, "0 sound updates, but 1 are needed"),
         (["compare", "--fractions", "0.2,x"], 2, "got 'x'"),
-        (["compare", "--aggregators", "krum", "--fractions", "0.5"], 2, "krum needs n >= 11"),
+        (["compare", "--aggregators", "krum", "--fractions", "0.5"], 2, "krum needs n >= 21"),
         (["report", "nothing.json"], 2, "does not exist"),
     ],
 )
@@ -104,6 +105,10 @@ def test_compare_writes_table_pictures_and_page_and_resumes() -> None:
         "0.25,0.3",
         "--workers",
         "1",
+        "--seeds",
+        "0",
+        "--strongest",
+        "0",
     ]
     code, output = invoke(*command)
     assert code == 0, output
@@ -243,9 +248,54 @@ def test_the_folder_of_the_output_is_made_before_the_first_round(tmp_path: Path)
 
 def test_a_mistake_in_a_comparison_is_an_exit_code_and_is_not_kept() -> None:
     arguments = ["compare", *SMALL, "--aggregators", "fedavg", "--attacks", "drop_out(probability=1)", "--fractions", "0.25"]
-    arguments += ["--min-clients", "4", "--workers", "1"]
+    arguments += ["--min-clients", "4", "--workers", "1", "--seeds", "0", "--strongest", "0"]
     code, output = invoke(*arguments)
     assert code == 1, output
     assert "1 of 2 federations broke down; fedavg, drop_out(probability=1), 25%, seed 0: " in output
     code, output = invoke(*arguments, "--dry-run")
     assert "2 federations, 1 of them done already" in output
+
+
+def test_a_comparison_searches_the_strongest_attack_and_writes_what_papers_want() -> None:
+    small = ("--dataset", "wine", "--num-rounds", "3", "--num-clients", "5", "--workers", "1")
+    arguments = ("--aggregators", "mean,coordinate_median", "--attacks", "zero", "--seeds", "0,1", "--strongest", "8")
+    code, output = invoke("compare", *small, *arguments)
+    assert code == 0, output
+    assert "Under the strongest attack found" in output
+    names = {path.name for path in Path("fl_compare").iterdir()}
+    assert {
+        "comparison.md",
+        "comparison.tex",
+        "comparison.csv",
+        "strongest_20.pdf",
+        "strongest_20.png",
+        "heatmap_20.pdf",
+    } <= names
+    lines = Path("fl_compare/comparison.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 2 * 2 + 2 * 2  # a header, the grid, and each rule under what was found for it
+    assert "the strongest attack found" in Path("fl_compare/comparison.html").read_text()
+    code, again = invoke("compare", *small, *arguments)
+    assert code == 0, again
+    assert Path("fl_compare/comparison.csv").read_text().splitlines() == lines
+    code, output = invoke("compare", "--strongest", "3", "--dry-run")
+    assert (code, "8 at least; got 3" in output) == (2, True)
+
+
+def test_the_users_own_files_in_the_current_folder_are_found(tmp_path: Path) -> None:
+    """U9: as a script, not as `python -m`, the folder is not on the path by itself."""
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def rule(updates, f):\n    return updates.mean(axis=0)\n"
+        "def data():\n    return np.eye(40, dtype=np.float32), np.arange(40) % 2\n"
+        "pair = data()\nname = 'digits'\n"
+    )
+    code = "from fl_impl.experiment.cli import main; main()"
+    script = tmp_path / "bin" / "fl-experiment"
+    script.parent.mkdir()
+    script.write_text(code)
+    root = str(Path(__file__).parents[1])
+    for data, said in (("mine:data", "round 1"), ("mine:pair", "round 1"), ("mine:name", "is the text 'digits'")):
+        command = [sys.executable, str(script), "run", "--aggregation", "mine:rule", "--dataset", data, "--num-rounds", "1"]
+        environment = {**os.environ, "PYTHONPATH": root}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+        assert said in done.stdout + done.stderr, done.stderr

@@ -217,6 +217,7 @@ def joined_by_a_stranger(deployment):
     return done.returncode == 0 or "SuperNode ID" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_example_fails_with_fedavg_and_passes_with_the_robust_strategy():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-rxX"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -172,8 +172,8 @@ def test_contradictions_are_refused():
 
 
 def test_the_text_is_hamlet_by_speaker():
-    packed = resources.files("fl_impl.lora").joinpath("data/hamlet.txt.xz").read_bytes()
-    recorded = resources.files("fl_impl.lora").joinpath("data/SOURCES.md").read_text()
+    packed = resources.files("fl_impl.data").joinpath("hamlet.txt.xz").read_bytes()
+    recorded = resources.files("fl_impl.data").joinpath("SOURCES.md").read_text()
     assert hashlib.sha256(lzma.decompress(packed)).hexdigest() in recorded
     spoken = hamlet()
     assert list(spoken)[:4] == ["Hamlet", "Claudius", "Polonius", "Horatio"]

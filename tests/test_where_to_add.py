@@ -29,6 +29,7 @@ from fl_impl.faults import KINDS, Fault
 from fl_impl.lora import MODES
 from fl_impl.lora.modes import parse
 from fl_impl.privacy import MECHANISMS
+from fl_impl.tasks import named, task
 from fl_impl.training.models import make_task, model
 from fl_impl.training.server_optimizers import server_optimizer
 from pytest_fl.adapters import as_subject
@@ -42,7 +43,7 @@ from pytest_fl.plugin import listing
 ROOT = Path(__file__).parents[1]
 REGISTRIES = (
     ALL, PRE, attacks.ALL, CHECKS, AUDITS, ADAPTERS, MECHANISMS, CODECS, MODES, partition, dataset, model, server_optimizer,
-    KINDS,
+    KINDS, task,
 )  # fmt: skip
 ROWS = {
     "a rule": "rule",
@@ -54,6 +55,7 @@ ROWS = {
     "a privacy mechanism": "mechanism",
     "a compression codec": "codec",
     "a way to merge LoRA adapters": "lora_mode",
+    "a task": "task",
     "a partition": "partition",
     "a data set": "dataset",
     "a model": "model",
@@ -242,6 +244,17 @@ def test_lora_mode(add):
     assert "The means of the factors." in command_line("list", "lora-modes")
     with pytest.raises(ValueError, match="one of the modes; did you mean 'toy_mode'"):
         parse("toy_mod")
+
+
+def test_task(add):
+    add("task")
+    assert named("toy_task").clean == {"iid": 0.9}
+    said = command_line("compare", "--task", "toy_task", "--attacks", "zero", "--seeds", "0", "--strongest", "0", "--dry-run")
+    assert "federations" in said
+    assert re.search(r"dataset\W+wine", command_line("run", "--task", "toy_task", "--dry-run"))
+    assert "The signs of wine." in command_line("list", "tasks")
+    with pytest.raises(ValueError, match="did you mean 'toy_task'"):
+        named("toy_tusk")
 
 
 def test_partition(add):

@@ -79,6 +79,14 @@ def toy_mode(clients, weights, rank):
     """The means of the factors."""
     return Merged(factor_means(clients, weights))
 '''
+TASK = '''
+from fl_impl.tasks import BenchmarkTask, task
+
+@task
+def toy_task():
+    """The signs of wine."""
+    return BenchmarkTask({"dataset": "wine", "num_rounds": 2, "num_clients": 11}, {"iid": 0.9}, name="toy_task")
+'''
 PARTITION = '''
 import numpy as np
 from fl_impl.data import partition

@@ -78,7 +78,7 @@ def measured(x: Matrix, f: int) -> Geometry:
     """The geometry of x. Raises Unfit for non-finite rows, and where float64 cannot hold the squares of its spread."""
     found = geometry(x)
     majority = len(x) - f
-    spreads = np.sort(found.distances, axis=1)[:, majority - 1]
+    spreads = np.partition(found.distances, majority - 1, axis=1)[:, majority - 1]
     check_spread(x, found.distances[np.argmin(spreads)], majority)
     return found
 

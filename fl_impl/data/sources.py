@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from fl_impl.common.registry import Registry
+from fl_impl.common.specs import import_attribute
 from fl_impl.data.labelled import Array, Dataset
 
 dataset: Registry[Any] = Registry("a data set", package="fl_impl.data", group="pytest_fl.datasets")
@@ -20,7 +21,8 @@ dataset: Registry[Any] = Registry("a data set", package="fl_impl.data", group="p
 def load(source: Any) -> Dataset:
     """The data set of a spec ("digits"), a Dataset, a pair (x, y) of arrays or tensors, or a torch data set of pairs.
 
-    Whole-numbered y are class labels, other y targets of a regression. Raises ValueError for anything else.
+    A spec "package.module:attribute" names one of these, or a function without arguments that makes one. Whole-numbered y
+    are class labels, other y targets of a regression. Raises ValueError for anything else.
     """
     if isinstance(source, str):
         return _loaded(source)
@@ -36,7 +38,13 @@ def load(source: Any) -> Dataset:
 
 @functools.cache
 def _loaded(spec: str) -> Dataset:
-    return dataset.bind(spec)()
+    if ":" not in spec or "(" in spec:
+        return dataset.bind(spec)()
+    found: Any = import_attribute(spec)
+    made = found() if callable(found) else found
+    if not isinstance(made, str):
+        return load(made)
+    raise ValueError(f"{spec} is the text {made!r}: expected a data set there, or a function that makes one")
 
 
 def of_arrays(x: Any, y: Any) -> Dataset:

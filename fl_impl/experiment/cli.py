@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from fl_impl.common.extras import require
 
@@ -14,6 +15,7 @@ def main() -> None:
             require(library, extra="cli")
     except ModuleNotFoundError as error:
         sys.exit(f"fl-experiment: {error}")
+    sys.path.insert(0, str(Path.cwd()))  # a script lacks it: "my_module:my_rule" is the user's own file, as under python -m
     from fl_impl.experiment.commands import app  # noqa: PLC0415  # it imports typer
 
     app()

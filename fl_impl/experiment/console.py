@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from typing import TYPE_CHECKING
 
@@ -11,10 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from fl_impl.common.files import write_atomically
 from fl_impl.config import describe
-from fl_impl.experiment.grid import NONE, Comparison, Trial
+from fl_impl.experiment.comparison import Comparison
+from fl_impl.experiment.grid import NONE, Trial
+from fl_impl.experiment.tables import to_csv, to_latex, to_markdown
 from fl_impl.metrics import FLMetrics
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from fl_impl.config import FLConfig
     from fl_impl.metrics import RoundResult
+    from fl_impl.tasks import BenchmarkTask
 
 console = Console()
 
@@ -81,26 +83,56 @@ def stored(folder: Path) -> dict[Trial, FLMetrics]:
     return dict(sorted(found.items(), key=lambda item: (item[0].attack != NONE, item[0].attack, item[0].aggregator)))
 
 
-def present(results: Mapping[Trial, FLMetrics], folder: Path, page: Path | None = None) -> None:
-    """Print the tables; write comparison.html, comparison.csv and the pictures."""
+def present(
+    results: Mapping[Trial, FLMetrics], folder: Path, task: BenchmarkTask | None = None, *, page: Path | None = None
+) -> None:
+    """Print the tables; write comparison.html, .csv, .md and .tex, and the pictures. task: whose recorded accuracy counts."""
     from fl_impl.experiment.page import comparison_page  # noqa: PLC0415  # only where a page is made
 
     comparison = Comparison(results)
-    rules, attacks = comparison.aggregators, comparison.attacks
+    rules, attacks = comparison.aggregators, comparison.shared_attacks
+    seeds = len(comparison.seeds)
     for fraction in comparison.fractions:
         rows = [[comparison.accuracy(rule, attack, fraction) for attack in attacks] for rule in rules]
-        console.print(grid_table(rules, attacks, rows, f"{fraction:.0%} Byzantine: accuracy in per cent, mean over seeds"))
+        console.print(
+            grid_table(rules, attacks, rows, f"{fraction:.0%} Byzantine: accuracy in per cent, mean of {seeds} seeds")
+        )
+        headline(comparison, fraction)
+    for remark in remarks(comparison, task):
+        console.print(f"note: {remark}", highlight=False)
     pictures(comparison, folder)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("aggregator", "attack", "fraction", "seed", "accuracy"))
-    for t, metrics in results.items():
-        accuracy = metrics.rounds[-1].accuracy if metrics.rounds else math.nan
-        writer.writerow((t.aggregator, t.attack, t.fraction, t.seed, accuracy))
-    write_atomically(folder / "comparison.csv", table.getvalue().encode())
+    for ending, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+        write_atomically(folder / f"comparison.{ending}", text(comparison).encode())
     target = page or folder / "comparison.html"
     write_atomically(target, comparison_page(comparison).encode())
     console.print(f"page: {target}")
+
+
+def headline(comparison: Comparison, fraction: float) -> None:
+    """Print each rule under the strongest attack found for it, best first, with intervals, ranks and ties."""
+    table = Table(title="Under the strongest attack found", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for name, justify in (
+        ("rank", "right"),
+        ("aggregator", "left"),
+        ("accuracy", "left"),
+        ("lost", "right"),
+        ("attack", "left"),
+    ):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    ranks = comparison.ranks(fraction)
+    for rule in sorted(comparison.aggregators, key=lambda rule: (ranks[rule], -comparison.worst(rule, fraction))):
+        line = comparison.headline(rule, fraction)
+        table.add_row(str(ranks[rule]), rule, Text(str(line.accuracy)), f"{line.lost:.1f}", Text(line.attack))
+    console.print(table)
+
+
+def remarks(comparison: Comparison, task: BenchmarkTask | None) -> list[str]:
+    """What the federations said of themselves, each once, and a clean run that falls short of what the task records."""
+    said = [note for metrics in comparison.results.values() for note in metrics.notes]
+    clean = [t for t in comparison.results if t.aggregator in ("mean", "fedavg") and t.attack == NONE]
+    if task is not None:
+        said += [task.shortfall(t.settings, comparison.accuracy(t.aggregator, NONE, t.fraction)) for t in clean]
+    return [note for note in dict.fromkeys(said) if note]
 
 
 def grid_table(rules: list[str], attacks: list[str], rows: list[list[float]], title: str) -> Table:
@@ -118,16 +150,22 @@ def grid_table(rules: list[str], attacks: list[str], rows: list[list[float]], ti
 
 def pictures(comparison: Comparison, folder: Path) -> None:
     """A heat map for each fraction and, for several, accuracy under the worst attack over them; or why there are none."""
-    from fl_impl.plotting.figures import against_fraction, heat_map  # noqa: PLC0415  # matplotlib is an extra
+    from fl_impl.plotting.figures import heat_map, save, with_bands  # noqa: PLC0415  # matplotlib is an extra
 
-    rules, attacks, fractions = comparison.aggregators, comparison.attacks, comparison.fractions
+    rules, attacks, fractions = comparison.aggregators, comparison.shared_attacks, comparison.fractions
     try:
         for fraction in fractions:
             rows = [[comparison.accuracy(rule, attack, fraction) for attack in attacks] for rule in rules]
             figure = heat_map(rules, attacks, rows, f"{fraction:.0%} Byzantine: accuracy in per cent, worst in bold")
-            figure.savefig(folder / f"heatmap_{round(100 * fraction)}.png", dpi=150)
+            save(figure, folder / f"heatmap_{round(100 * fraction)}")
+            courses = {rule: comparison.course(rule, comparison.headline(rule, fraction).attack, fraction) for rule in rules}
+            bands = {rule: [(x, e.mean, e.low, e.high) for x, e in line] for rule, line in courses.items()}
+            title = f"Under the strongest attack found for each, {fraction:.0%} attackers"
+            save(with_bands(bands, title, x_label="round"), folder / f"strongest_{round(100 * fraction)}")
         if len(fractions) > 1:
-            lines = {rule: [comparison.worst(rule, fraction) for fraction in fractions] for rule in rules}
-            against_fraction(fractions, lines, "Accuracy under the worst attack").savefig(folder / "fractions.png", dpi=150)
+            found = {rule: [(x, comparison.headline(rule, x).accuracy) for x in fractions] for rule in rules}
+            bands = {rule: [(x, e.mean, e.low, e.high) for x, e in line] for rule, line in found.items()}
+            title = "Accuracy under the strongest attack found"
+            save(with_bands(bands, title, x_label="Byzantine fraction", marker="o"), folder / "fractions")
     except ModuleNotFoundError as error:
         console.print(f"no pictures: {error}")

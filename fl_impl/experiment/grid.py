@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fl_impl.config import FLConfig
 from fl_impl.experiment.fingerprint import fingerprint
 from fl_impl.metrics import FLMetrics
 
+Result = TypeVar("Result")
+Label = TypeVar("Label")
 NONE = "none"
 """The attack that is none: the clean run that the others are compared with."""
 
@@ -89,15 +89,28 @@ def run_trial(trial: Trial, folder: Path) -> FLMetrics:
 
     torch.set_num_threads(1)
     config = trial.config()
-    coordinator = FederatedLearningCoordinator(config)
+    coordinator, clients = FederatedLearningCoordinator(config), make_clients(config)
     try:
-        metrics = coordinator.run(make_clients(config), output=None)
+        metrics = coordinator.run(clients, output=None)
+        metrics.clients |= least_served(coordinator.parameters, clients)
     except ValueError as error:
         metrics = coordinator.metrics
         metrics.error = str(error)
     path.parent.mkdir(parents=True, exist_ok=True)
     metrics.save(path)
     return metrics
+
+
+def least_served(parameters: Any, clients: Sequence[Any]) -> dict[str, list[float]]:
+    """The final model's "accuracy" on the data of each client, and "class_accuracy" on the held-out data of each class."""
+    task, test = clients[0].task, clients[0].test
+    if not test.classes:
+        return {}
+    classes = [test.take((test.y == label).nonzero()[0]) for label in range(test.classes)]
+    return {
+        "accuracy": [round(client.evaluate(parameters).accuracy, 6) for client in clients],
+        "class_accuracy": [round(task.evaluate(parameters, part).accuracy, 6) for part in classes if len(part)],
+    }
 
 
 def run_grid(
@@ -113,7 +126,19 @@ def run_grid(
     What is done stays done, as long as settings, data, models and code are the same (see `fingerprint`): a run that is
     interrupted is taken up again by the next call. fresh=True runs all of them again.
     """
-    trials, results = grid.trials(), dict[Trial, FLMetrics]()
+    return run_trials(grid.trials(), folder, workers=workers, fresh=fresh, on_done=on_done)
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    folder: Path,
+    *,
+    workers: int | None = None,
+    fresh: bool = False,
+    on_done: Callable[[Trial, FLMetrics], None] | None = None,
+) -> dict[Trial, FLMetrics]:
+    """The results of these trials in their order, as `run_grid` gets them."""
+    results = dict[Trial, FLMetrics]()
     for trial in () if fresh else trials:
         metrics = kept(trial, folder)
         if metrics is not None:
@@ -131,13 +156,22 @@ def run_grid(
 
 def _parallel(trials: Sequence[Trial], folder: Path, workers: int) -> Iterator[tuple[Trial, FLMetrics]]:
     """(trial, its metrics) as they end."""
-    if workers == 1 or len(trials) < 2:
-        for trial in trials:
-            yield trial, run_trial(trial, folder)
+    yield from parallel(run_trial, [(trial, folder) for trial in trials], trials, workers)
+
+
+def parallel(
+    function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], labels: Sequence[Label], workers: int
+) -> Iterator[tuple[Label, Result]]:
+    """(label, function(*call)) as they end, on so many processes; in this one where there is one worker, or one call."""
+    if workers == 1 or len(calls) < 2:
+        for label, call in zip(labels, calls, strict=True):
+            yield label, function(*call)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(trials)), mp_context=context) as pool:
-        waiting: dict[Future[FLMetrics], Trial] = {pool.submit(run_trial, trial, folder): trial for trial in trials}
+    with ProcessPoolExecutor(min(workers, len(calls)), mp_context=context) as pool:
+        waiting: dict[Future[Result], Label] = {
+            pool.submit(function, *call): label for label, call in zip(labels, calls, strict=True)
+        }
         try:
             while waiting:
                 for done in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -145,50 +179,3 @@ def _parallel(trials: Sequence[Trial], folder: Path, workers: int) -> Iterator[t
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The results of a grid, looked up by aggregator, attack and fraction."""
-
-    results: Mapping[Trial, FLMetrics]
-
-    @property
-    def aggregators(self) -> list[str]:
-        """In the order in which they were asked for."""
-        return list(dict.fromkeys(trial.aggregator for trial in self.results))
-
-    @property
-    def attacks(self) -> list[str]:
-        """In the order in which they were asked for, "none" first."""
-        return list(dict.fromkeys(trial.attack for trial in self.results))
-
-    @property
-    def fractions(self) -> list[float]:
-        """The Byzantine fractions of the grid, ascending."""
-        return sorted({trial.fraction for trial in self.results})
-
-    def runs(self, aggregator: str, attack: str, fraction: float) -> list[FLMetrics]:
-        """The metrics of these settings, one for each seed."""
-        wanted = (aggregator, attack, fraction)
-        return [metrics for t, metrics in self.results.items() if (t.aggregator, t.attack, t.fraction) == wanted]
-
-    def accuracy(self, aggregator: str, attack: str, fraction: float) -> float:
-        """After the last round, mean over the seeds; NaN where no run got through a round."""
-        return mean(run.rounds[-1].accuracy for run in self.runs(aggregator, attack, fraction) if run.rounds)
-
-    def worst(self, aggregator: str, fraction: float) -> float:
-        """Under the attack that hurts most."""
-        values = (self.accuracy(aggregator, attack, fraction) for attack in self.attacks)
-        return min((value for value in values if not math.isnan(value)), default=math.nan)
-
-    def course(self, aggregator: str, attack: str, fraction: float) -> list[tuple[float, float]]:
-        """(round, accuracy), mean over the seeds, as far as all of them went."""
-        lines = zip(*(run.rounds for run in self.runs(aggregator, attack, fraction)), strict=False)
-        return [(float(line[0].round), mean(result.accuracy for result in line)) for line in lines]
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean of those that are numbers; NaN where none is."""
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(known) if known else math.nan

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fl_impl.common.registry import Registry
 
 KINDS: Final = {
+    "tasks": "fl_impl.tasks:task",
     "aggregators": "fl_impl.aggregators:ALL",
     "pre-aggregators": "fl_impl.aggregators:PRE",
     "attacks": "fl_impl.attacks:ALL",

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from fl_impl.common.counts import read_fraction
 from fl_impl.common.settings import read_settings
 from fl_impl.config import FLConfig
+from fl_impl.tasks import BenchmarkTask, named
 
 BROKEN, USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes: the federation could not go on; the settings are wrong; Ctrl-C."""
@@ -57,10 +58,10 @@ def fraction(text: str) -> float:
         raise typer.BadParameter(str(error)) from None
 
 
-def configuration(file: Path | None, settings: dict[str, Any]) -> FLConfig:
-    """The configuration of a file and the command line. Leaves with the reason where there is none."""
+def configuration(file: Path | None, settings: dict[str, Any], task: str | None = None) -> FLConfig:
+    """The configuration of a task, a file and the command line, the later first. Leaves with the reason where there is none."""
     try:
-        return FLConfig(**settings_of(file, settings))
+        return FLConfig(**with_task(settings_of(file, settings), task)[1])
     except (ValueError, OSError, ModuleNotFoundError) as error:
         fail(reason(error), USAGE)
 
@@ -68,6 +69,18 @@ def configuration(file: Path | None, settings: dict[str, Any]) -> FLConfig:
 def settings_of(file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
     """What a file says, and what the command line says instead."""
     return {**({} if file is None else read_settings(file)), **plain(settings)}
+
+
+def with_task(
+    settings: dict[str, Any], task: str | None, default: str | None = None
+) -> tuple[BenchmarkTask | None, dict[str, Any]]:
+    """The task that is named, here or as "task" in a file, and the settings on top of its own."""
+    named_in_file = settings.pop("task", None)
+    name = task or named_in_file or default
+    if name is None:
+        return None, settings
+    chosen = named(str(name))
+    return chosen, chosen.configured(settings)
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:

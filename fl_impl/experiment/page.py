@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from fl_impl.experiment.grid import NONE, Comparison
+from fl_impl.experiment.comparison import Comparison
+from fl_impl.experiment.grid import NONE
+from fl_impl.experiment.tables import breakdown_cells, headline_cells
 from fl_impl.plotting.svg import legend, line_chart
 
 if TYPE_CHECKING:
@@ -53,22 +55,36 @@ def comparison_page(comparison: Comparison) -> str:
         "in per cent, mean over seeds; small: points lost against the same aggregator's clean run; framed: the worst attack."
     )
     fractions = comparison.fractions
-    body = [table(comparison, fraction) for fraction in fractions]
+    body = [part for fraction in fractions for part in (strongest_table(comparison, fraction), table(comparison, fraction))]
     if len(fractions) > 1:
         lines = {rule: [(x, comparison.worst(rule, x)) for x in fractions] for rule in comparison.aggregators}
+        body.append(f"<h2>Breakdown</h2>{plain_table(*breakdown_cells(comparison))}")
         body.append("<h2>Accuracy under the worst attack</h2>")
         body.append(line_chart("Worst attack", lines, x_label="Byzantine fraction", y_label="accuracy", top=1.0))
     body += ["<h2>Course of training</h2>", courses(comparison, fractions[-1]), failures(comparison)]
     return page("Aggregators under attack", lead, body)
 
 
+def strongest_table(comparison: Comparison, fraction: float) -> str:
+    """The headline: each rule under the strongest attack found for it, with 95 % intervals, ranks and ties."""
+    return f"<h2>{fraction:.0%} attackers, the strongest attack found</h2>{plain_table(*headline_cells(comparison, fraction))}"
+
+
+def plain_table(head: list[str], lines: list[list[str]]) -> str:
+    """A table of text."""
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join("<tr>" + "".join(f'<td class="text">{escape(cell)}</td>' for cell in line) + "</tr>" for line in lines)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def table(comparison: Comparison, fraction: float) -> str:
     """Aggregators by attacks at one fraction."""
-    head = "".join(f'<th scope="col">{escape(attack).replace("_", "_<wbr>")}</th>' for attack in comparison.attacks)
+    attacks = comparison.shared_attacks
+    head = "".join(f'<th scope="col">{escape(attack).replace("_", "_<wbr>")}</th>' for attack in attacks)
     lines: list[str] = []
     for rule in comparison.aggregators:
         clean, least = comparison.accuracy(rule, NONE, fraction), comparison.worst(rule, fraction)
-        cells = [cell(comparison.accuracy(rule, a, fraction), clean, a, least) for a in comparison.attacks]
+        cells = [cell(comparison.accuracy(rule, a, fraction), clean, a, least) for a in attacks]
         lines.append(f'<tr><th scope="row">{escape(rule)}</th>{"".join(cells)}</tr>')
     return (
         f'<h2>{fraction:.0%} Byzantine</h2><div class="wide"><table><thead><tr><th></th>{head}</tr></thead>'
@@ -89,8 +105,10 @@ def cell(value: float, clean: float, attack: str, least: float) -> str:
 def courses(comparison: Comparison, fraction: float) -> str:
     """One chart for each attack: accuracy over the rounds, mean over seeds."""
     charts: list[str] = []
-    for attack in comparison.attacks:
-        lines = {rule: comparison.course(rule, attack, fraction) for rule in comparison.aggregators}
+    for attack in comparison.shared_attacks:
+        lines = {
+            rule: [(x, found.mean) for x, found in comparison.course(rule, attack, fraction)] for rule in comparison.aggregators
+        }
         title = f"{attack}, {fraction:.0%}"
         charts.append(line_chart(title, lines, x_label="round", y_label="accuracy", top=1.0, keyed=False))
     return f'{legend(comparison.aggregators)}<div class="charts">{"".join(charts)}</div>'

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from fl_impl.lora.factors import Module as Module
     from fl_impl.lora.modes import MODES as MODES
     from fl_impl.lora.modes import mode as mode
+    from fl_impl.lora.on_disk import Folder as Folder
+    from fl_impl.lora.on_disk import aggregate_folders as aggregate_folders
     from fl_impl.lora.product import gram as gram
     from fl_impl.lora.product import product_rules as product_rules
     from fl_impl.lora.states import aggregate_states as aggregate_states
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Factors": "factors",
+    "Folder": "on_disk",
     "Judged": "training",
     "LoRAFLAdapter": "adapter",
     "MODES": "modes",
     "Module": "factors",
     "TextClient": "text",
+    "aggregate_folders": "on_disk",
     "aggregate_states": "states",
     "gram": "product",
     "load_base": "bases",
@@ -36,10 +40,12 @@ _HOMES = {
 __all__ = [
     "MODES",
     "Factors",
+    "Folder",
     "Judged",
     "LoRAFLAdapter",
     "Module",
     "TextClient",
+    "aggregate_folders",
     "aggregate_states",
     "gram",
     "load_base",

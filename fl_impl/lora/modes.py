@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from fl_impl.lora.product import Reals, refactored, stack
 Trains = Literal["AB", "A", "B"]
 Claim = Literal["mean", "truncated", "biased"]
 """What is added to the weights: the weighted mean of the products exactly, its best approximation of the rank, neither."""
+Sums = Literal["factors", "products"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Merged:
 
     adapter: Factors
     residual: Factors | None = None
+    whole: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    """What is trained as it is, by key: magnitudes of DoRA, modules_to_save, biases."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,8 @@ class Mode:
     mixed_ranks: bool
     """Whether clients may have lower ranks than the server."""
     source: str
+    sums: Sums | None = None
+    """What its result is a weighted sum of, where adapters on disk can be summed one after another."""
 
     def __post_init__(self) -> None:
         """Let help() show what the function says of itself."""
@@ -73,14 +78,16 @@ def mode(
     trains: Callable[[int], Trains] = lambda number: "AB",  # noqa: ARG005  # a function of the round
     restarts: bool = False,
     mixed_ranks: bool = False,
+    sums: Sums | None = None,
 ) -> Callable[[Callable[[Factors, Reals, int], Merged]], Mode]:
     """Register `merge(clients, weights (n,), rank)` under its name. The weights sum to 1; all products have scale 1.
 
-    Raises ValueError where the name is taken.
+    sums: what the result is a weighted sum of, which `aggregate_folders` needs to know. Raises ValueError where the name
+    is taken.
     """
 
     def register(merge: Callable[[Factors, Reals, int], Merged]) -> Mode:
-        made = Mode(merge.__name__, merge, claim, trains, restarts, mixed_ranks, source)
+        made = Mode(merge.__name__, merge, claim, trains, restarts, mixed_ranks, source, sums)
         MODES.enter(made.name, made, merge)
         return made
 
@@ -97,28 +104,33 @@ def factor_means(clients: Factors, weights: Reals) -> Factors:
     return Factors(tuple(Module(mean(up), mean(down)) for up, down in clients.modules))
 
 
-@mode(claim="biased", source="FedIT, Zhang et al. 2024 (arXiv:2305.05644)")
+@mode(sums="factors", claim="biased", source="FedIT, Zhang et al. 2024 (arXiv:2305.05644)")
 def fedit(clients: Factors, weights: Reals, rank: int) -> Merged:
     """A = sum p_i A_i, B = sum p_i B_i: off the mean product by sum p_i B_i A_i - B A."""
     del rank
     return Merged(factor_means(clients, weights))
 
 
-@mode(claim="mean", trains=lambda number: "B", source="FFA-LoRA, Sun et al. 2024 (arXiv:2403.12313)")  # noqa: ARG005  # always
+@mode(sums="factors", claim="mean", trains=lambda number: "B", source="FFA-LoRA, Sun et al. 2024 (arXiv:2403.12313)")  # noqa: ARG005  # always
 def ffa(clients: Factors, weights: Reals, rank: int) -> Merged:
     """A is never trained, B = sum p_i B_i: exact, half the traffic, and linear, as noise and masks need."""
     del rank
     return Merged(factor_means(clients, weights))
 
 
-@mode(claim="mean", trains=lambda number: "B" if number % 2 else "A", source="RoLoRA, Chen et al. 2024 (arXiv:2409.02346)")
+@mode(
+    sums="factors",
+    claim="mean",
+    trains=lambda number: "B" if number % 2 else "A",
+    source="RoLoRA, Chen et al. 2024 (arXiv:2409.02346)",
+)
 def rolora(clients: Factors, weights: Reals, rank: int) -> Merged:
     """Odd rounds train B, even ones A, the other one being everybody's: exact in each round."""
     del rank
     return Merged(factor_means(clients, weights))
 
 
-@mode(claim="mean", source="FedEx-LoRA, Singhal et al. 2025 (arXiv:2410.09432)")
+@mode(sums="products", claim="mean", source="FedEx-LoRA, Singhal et al. 2025 (arXiv:2410.09432)")
 def fedex(clients: Factors, weights: Reals, rank: int) -> Merged:
     """As fedit, and the weights themselves take the rest, sum p_i B_i A_i - B A."""
     del rank
@@ -127,14 +139,14 @@ def fedex(clients: Factors, weights: Reals, rank: int) -> Merged:
     return Merged(adapter, stack(everything, np.append(weights, -1.0)))
 
 
-@mode(claim="mean", restarts=True, mixed_ranks=True, source="FLoRA, Wang et al. 2024 (arXiv:2409.05976)")
+@mode(sums="products", claim="mean", restarts=True, mixed_ranks=True, source="FLoRA, Wang et al. 2024 (arXiv:2409.05976)")
 def flora(clients: Factors, weights: Reals, rank: int) -> Merged:
     """[p_1 B_1 ... p_n B_n] [A_1; ...; A_n] is added to the weights, and adapters begin anew."""
     shapes = tuple(Shape("", up.shape[2], down.shape[2]) for up, down in clients.modules)
     return Merged(zeros(shapes, rank), stack(clients, weights))
 
 
-@mode(claim="truncated", mixed_ranks=True, source="FlexLoRA, Bai et al. 2024 (arXiv:2402.11505)")
+@mode(sums="products", claim="truncated", mixed_ranks=True, source="FlexLoRA, Bai et al. 2024 (arXiv:2402.11505)")
 def flexlora(clients: Factors, weights: Reals, rank: int) -> Merged:
     """The best approximation of sum p_i B_i A_i of the server's rank, by QR and an SVD of the small core."""
     return Merged(refactored(stack(clients, weights), rank))

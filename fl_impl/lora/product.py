@@ -72,6 +72,15 @@ def weigh(rule: Aggregator, gram: Reals, f: int, counts: npt.ArrayLike | None = 
     )
 
 
+def check_start(rule: Aggregator, *, known: bool) -> None:
+    """Raise ValueError for a rule that depends on where clients began, where that is not known."""
+    if not known and rule.name != "mean" and "translation" not in rule.symmetries:
+        raise ValueError(
+            f"{rule.spec} clips what clients changed, and of modules_to_save, magnitudes and biases adapters hold the "
+            "whole: give start=, the adapter that clients began with"
+        )
+
+
 def shares(counts: npt.ArrayLike | None, n: int) -> Reals:
     """(n,): each client's share of all samples, equal where nobody counts. Raises ValueError for counts that are none."""
     if counts is None:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import lzma
-import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Final
+
+from fl_impl.data.play import hamlet
 
 SHORTEST: Final = 1000
 """Characters: a speaker of fewer has no held-out text to speak of."""
-SPEECH: Final = re.compile(r"^\n([A-Z0-9][^\n]{0,28}\.)\n(\S.*?)(?=^\n[A-Z0-9][^\n]{0,28}\.\n\S|\Z)", re.MULTILINE | re.DOTALL)
-"""After an empty line the speaker's short name on a line of its own, then the speech, until the next one."""
-DIRECTION: Final = re.compile(r"\[[^\]]*\]")
-NAMES: Final = {
-    "Ham.": "Hamlet", "Hor.": "Horatio", "King.": "Claudius", "Pol.": "Polonius", "Queen.": "Gertrude",
-    "Laer.": "Laertes", "Oph.": "Ophelia", "Ros.": "Rosencrantz", "Guil.": "Guildenstern", "Mar.": "Marcellus",
-    "Ber.": "Bernardo", "Osr.": "Osric", "Ghost.": "Ghost", "1 Clown.": "First Clown", "P. King.": "Player King",
-    "P. Queen.": "Player Queen", "I Play.": "First Player", "Capt.": "Captain", "Fort.": "Fortinbras", "Rey.": "Reynaldo",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,18 +24,6 @@ class TextClient:
     def num_samples(self) -> int:
         """The number of characters that it trains on."""
         return len(self.text)
-
-
-def hamlet() -> dict[str, str]:
-    """What each person of Hamlet says, without stage directions; who says most comes first."""
-    packed = resources.files("fl_impl.lora").joinpath("data/hamlet.txt.xz").read_bytes()
-    play = lzma.decompress(packed).decode("ascii")
-    spoken: dict[str, list[str]] = defaultdict(list)
-    speeches: list[tuple[str, str]] = SPEECH.findall(play[play.index("ACT I.") :])
-    for heading, speech in speeches:
-        spoken[NAMES.get(heading, heading.removesuffix("."))].append(DIRECTION.sub("", speech).strip())
-    texts = {name: "\n\n".join(said) for name, said in spoken.items()}
-    return dict(sorted(texts.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
 def make_text_clients(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fl_impl.common.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from matplotlib.figure import Figure
 
@@ -72,12 +73,22 @@ def heat_map(rows: list[str], columns: list[str], values: list[list[float]], tit
     return figure
 
 
-def against_fraction(fractions: list[float], lines: dict[str, list[float]], title: str) -> Figure:
-    """Accuracy over the Byzantine fraction, one line an aggregator."""
+def with_bands(
+    lines: Mapping[str, Sequence[tuple[float, float, float, float]]], title: str, *, x_label: str, marker: str = ""
+) -> Figure:
+    """Accuracy, one line for each name with its interval as a band; points are (x, mean, low, high), bounds may be NaN."""
     figure, axis = new_figure(5.2, 3.4)
-    for name, values in lines.items():
-        axis.plot(fractions, values, marker="o", label=name)
-    axis.set(xlabel="Byzantine fraction", ylabel="accuracy", ylim=(0, 1))
+    for name, points in lines.items():
+        x, mean, low, high = zip(*points, strict=True) if points else ((), (), (), ())
+        (drawn,) = axis.plot(x, mean, marker=marker, markersize=4, label=name)
+        axis.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+    axis.set(xlabel=x_label, ylabel="accuracy", ylim=(0, 1))
     axis.set_title(title, fontsize=9)
     axis.legend(fontsize=7)
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as .png for screens and as .pdf for papers."""
+    for ending in ("png", "pdf"):
+        figure.savefig(path.with_suffix(f".{ending}"), dpi=150, bbox_inches="tight")

@@ -34,6 +34,10 @@ class Attackers:
     """Byzantine clients on poisoned data, made when they are first needed."""
     aims: dict[int, Dataset | None] = field(default_factory=dict[int, "Dataset | None"])
     """What the attacker wants said of a test data set, by its identity."""
+    strikes: int = 0
+    """Rounds in which updates were crafted."""
+    idle: int = 0
+    """Those of them in which every crafted update was the mean of the honest ones, to float32's precision."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what is no fraction."""
@@ -76,6 +80,8 @@ class Attackers:
         if self.attack.stages("update") and honest.ids:
             known = {"own": own.deltas, "memory": memory, "ids": np.array(honest.ids), **context}
             rows = np.asarray(self.attack.craft(honest.deltas, len(own.ids), rng, **known))
+            self.strikes += 1
+            self.idle += equal_to_the_mean(rows, honest.deltas)
         sent = replace(own, deltas=rows)
         if not self.attack.stages("protocol"):
             return without_non_finite(sent)
@@ -100,3 +106,9 @@ class Attackers:
 def members(seed: int, count: int, population: int) -> frozenset[int]:
     """`count` of the clients, drawn once for all rounds."""
     return frozenset(generator(seed, "attackers").permutation(population)[:count].tolist())
+
+
+def equal_to_the_mean(rows: Any, honest: Any) -> bool:
+    """Whether every row is the mean of the honest ones, up to float32's rounding of their largest number."""
+    tolerance = 4 * float(np.finfo(np.float32).eps) * float(np.abs(honest).max(initial=0.0))
+    return bool(np.abs(rows - honest.mean(axis=0, dtype=np.float64)).max(initial=0.0) <= tolerance)

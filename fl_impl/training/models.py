@@ -44,17 +44,47 @@ def linear(data: Dataset) -> nn.Module:
 
 
 @model
-def cnn(data: Dataset, *, channels: int = 8) -> nn.Module:
-    """Two 3 x 3 convolutions, each with ReLU and 2 x 2 pooling, and a linear layer; for images."""
+def cnn(data: Dataset, *, channels: int = 8, batch_norm: bool = False) -> nn.Module:
+    """Two 3 x 3 convolutions, each with ReLU and 2 x 2 pooling, and a linear layer; for images.
+
+    batch_norm puts a BatchNorm layer after each convolution, with buffers that are aggregated as parameters are.
+    """
     if len(data.image) != 2:
         raise ValueError(f'the model "cnn" needs images; {data.name!r} has none: use "mlp"')
     height, width = data.image
-    return nn.Sequential(
-        nn.Unflatten(-1, (1, height, width)),
-        nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(-3), nn.Linear(2 * channels * (height // 4) * (width // 4), outputs(data)),
-    )  # fmt: skip
+    blocks = [
+        part
+        for before, after in ((1, channels), (channels, 2 * channels))
+        for part in (
+            nn.Conv2d(before, after, 3, padding=1),
+            *([nn.BatchNorm2d(after)] if batch_norm else []),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+    ]
+    last = nn.Linear(2 * channels * (height // 4) * (width // 4), outputs(data))
+    return nn.Sequential(nn.Unflatten(-1, (1, height, width)), *blocks, nn.Flatten(-3), last)
+
+
+class Numbers(nn.Module):
+    """Whole numbers that came as floats, as all inputs do, for an embedding."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The same numbers as int64."""
+        return x.long()
+
+
+@model
+def next_character(data: Dataset, *, width: int = 16, hidden: int = 64) -> nn.Module:
+    """A language model of a fixed context: each character's embedding, then one hidden layer with ReLU.
+
+    For inputs of whole numbers below the number of classes, as those of "characters". Bengio et al. 2003 (JMLR 3).
+    """
+    if not data.classes or (data.x < 0).any() or (data.x >= data.classes).any() or (data.x % 1).any():
+        raise ValueError(f'the model "next_character" needs whole numbers below the classes; use "mlp" for {data.name!r}')
+    context = features(data)
+    embedding = nn.Sequential(Numbers(), nn.Embedding(data.classes, width), nn.Flatten(-2))
+    return nn.Sequential(embedding, nn.Linear(context * width, hidden), nn.ReLU(), nn.Linear(hidden, data.classes))
 
 
 def features(data: Dataset) -> int:

@@ -101,16 +101,27 @@ def bowls(n: int, d: int, seed: int) -> tuple[list[Bowl], float]:
     return [Bowl(a, c, 1 / smoothness) for a, c in zip(curvatures, centres, strict=True)], smoothness
 
 
-def accuracy_kept(aggregator: Any, attack: Any, *, fraction: float = 0.3, points: float = 5.0, **settings: Any) -> Bound:
+def accuracy_kept(
+    aggregator: Any, attack: Any, *, fraction: float = 0.3, points: float = 5.0, task: str = "digits", **settings: Any
+) -> Bound:
     """Under attack at most `points` of 100 of accuracy are lost against the clean run of the same seed.
 
-    settings are other fields of FLConfig, the digits by default.
+    task: a named task, by default the digits; settings are fields of FLConfig that replace its own. Raises ValueError where
+    the clean run learnt nothing, so that nothing could be lost, and where the attack had no effect to withstand.
     """
     from fl_impl import FederatedLearningCoordinator, FLConfig, make_clients  # noqa: PLC0415  # as above
+    from fl_impl.rounds.remarks import learnt_nothing  # noqa: PLC0415  # as above
+    from fl_impl.tasks import named  # noqa: PLC0415  # as above
 
     def final(attack: Any) -> float:
-        said: dict[str, Any] = {"num_rounds": 20, **settings}
+        said = named(task).configured(settings)
         config = FLConfig(**said, aggregation=aggregator, byzantine_fraction=fraction, attack=attack)
-        return FederatedLearningCoordinator(config).run(make_clients(config), output=None).final.accuracy
+        clients = make_clients(config)
+        metrics = FederatedLearningCoordinator(config).run(clients, output=None)
+        problem = learnt_nothing(metrics.final.accuracy, clients[0].test) if attack is None else ""
+        remarks = [problem] if problem else [note for note in metrics.notes if note.startswith("the attack ")]
+        if remarks:
+            raise ValueError(f"accuracy_kept says nothing here: {remarks[0]}")
+        return metrics.final.accuracy
 
     return Bound(100 * (final(None) - final(attack)), points, f"accuracy fell under {attack}")

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_fl.adapters.options import Options
 from pytest_fl.checks import Check
+from pytest_fl.checks.histories import HistoryCheck
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine.isolation import Examiner, Isolation, examiner
 from pytest_fl.engine.targets import Target, target
@@ -59,7 +60,7 @@ def _refuse_unknown(names: Iterable[str], known: Iterable[str]) -> None:
         lookup(name, dict.fromkeys(known), "the name of a check")
 
 
-def _parameter(judged: Target, check: Check | Audit, expected: str | None) -> object:
+def _parameter(judged: Target, check: Check | Audit | HistoryCheck, expected: str | None) -> object:
     marks = (pytest.mark.fl, pytest.mark.byzantine) if judged.part is None else (pytest.mark.fl,)
     return pytest.param(Case(judged, check, expected), id=f"{judged.name}-{check.name}", marks=marks)
 
@@ -69,7 +70,7 @@ class Case:
     """One check of one subject; calling it runs it, and fails, skips or expects as pytest understands."""
 
     target: Target
-    check: Check | Audit
+    check: Check | Audit | HistoryCheck
     expected: str | None = None
 
     def __call__(self) -> Row:

@@ -2,7 +2,7 @@
 
 A subject reaches its child by `fork`, so that closures, lambdas and objects need not be pickled. Where there is no `fork`
 (Windows), or where it is not safe (macOS, whose system libraries do not survive it; JAX that has begun to compute, whose
-threads would be missing), and where a debugger or a coverage tool follows this process, the subject is called here.
+threads would be missing), and where a debugger follows this process, the subject is called here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from pytest_fl.adapters.registry import ADAPTERS
-from pytest_fl.engine import parts, worker
+from pytest_fl.engine import parts, tracing, worker
 from pytest_fl.engine.budget import Budget
 from pytest_fl.engine.replays import after_other_calls, replayable
 from pytest_fl.engine.rows import as_expected
@@ -34,6 +34,7 @@ from pytest_fl.subjects.witness import Witness
 
 if TYPE_CHECKING:
     from pytest_fl.checks import Check
+    from pytest_fl.checks.histories import HistoryCheck
     from pytest_fl.checks.parts import Audit
     from pytest_fl.engine.targets import Target
     from pytest_fl.subjects.profiles import Profile
@@ -58,7 +59,7 @@ class Examiner(Protocol):
     notes: tuple[str, ...]
     """How the subject is called, once it has been."""
 
-    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None, file: Path | None = None) -> Row:
         """The row of the check, on a saved round alone where one is given, whatever the subject does.
 
         Raises ValueError where it can be called in no way.
@@ -85,16 +86,8 @@ def examiner(target: Target, profile: Profile, isolation: Isolation = "process",
 
 
 def can_fork() -> bool:
-    """Whether a child made here can call the subject, and nobody follows this process line by line."""
-    followed = sys.gettrace() is not None or any(_monitored())
-    return hasattr(os, "fork") and sys.platform != "darwin" and not followed and not _jax_runs()
-
-
-def _monitored() -> Generator[bool]:
-    monitoring = getattr(sys, "monitoring", None)
-    if monitoring is not None:
-        for tool in (monitoring.DEBUGGER_ID, monitoring.COVERAGE_ID):
-            yield monitoring.get_tool(tool) is not None
+    """Whether a child made here can call the subject, and no debugger follows this process."""
+    return hasattr(os, "fork") and sys.platform != "darwin" and not tracing.debugged() and not _jax_runs()
 
 
 def _jax_runs() -> bool:
@@ -112,7 +105,7 @@ class InProcess:
     session: Session | None = None
     notes: tuple[str, ...] = ()
 
-    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None, file: Path | None = None) -> Row:
         """The row of the check."""
         with ends_refused():
             if self.session is None:
@@ -179,7 +172,7 @@ class InChild:
     def __post_init__(self) -> None:
         self.name = self.target.name
 
-    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None, file: Path | None = None) -> Row:
         """The row of the check; one that says how the child ended, where it did."""
         if self.over:
             return _row(self.name, check, "not_run", self.over)
@@ -196,14 +189,14 @@ class InChild:
         self.budget.spent += time.monotonic() - began
         return row
 
-    def _ended(self, check: Check | Audit, how: str) -> Row:
+    def _ended(self, check: Check | Audit | HistoryCheck, how: str) -> Row:
         """The row of a check before which the child ended, with the round that it was at, if any."""
         row = _row(self.name, check, "failed", how)
         if self.last is None:
             return row
         return replayable(replace(row, counterexample=counterexample(self.name, check.name, self.last, how)), self.target)
 
-    def _confirmed(self, row: Row, check: Check | Audit) -> Row:
+    def _confirmed(self, row: Row, check: Check | Audit | HistoryCheck) -> Row:
         """The row; with another line to run where its round does not fail in a child that has seen no other."""
         if self.confirming <= 0 or "did not return" in row.reason:  # to wait again tells nothing new
             return row
@@ -232,7 +225,7 @@ class InChild:
         self.close()
         return f"{how}, when it was made or called for the first time{words and ', '}{words}"
 
-    def _examine(self, check: Check | Audit, expected: str | None, seconds: float, file: Path | None) -> Row:
+    def _examine(self, check: Check | Audit | HistoryCheck, expected: str | None, seconds: float, file: Path | None) -> Row:
         assert self.child is not None
         asked = {"check": check.name, "expected": expected, "seconds": seconds}
         self.child.ask(asked if file is None else {**asked, "file": str(file)})
@@ -244,7 +237,7 @@ class InChild:
             return as_expected(_row(self.name, check, "failed", answer["broken"]), expected)
         return as_expected(self._died(check, answer), expected)
 
-    def _died(self, check: Check | Audit, answer: dict[str, Any]) -> Row:
+    def _died(self, check: Check | Audit | HistoryCheck, answer: dict[str, Any]) -> Row:
         """The row of a check in which the child ended; the round that it was at is saved."""
         assert self.child is not None
         how = self.child.ending(answer)
@@ -275,11 +268,14 @@ class InChild:
     def close(self) -> None:
         """End the child."""
         if self.child is not None:
+            if tracing.measured() and not self.over:
+                self.child.ask({"coverage": True})
+                self.child.answer(GRACE, GRACE)
             self.child.end()
             self.child = None
 
 
-def _row(subject: str, check: Check | Audit, outcome: Literal["failed", "not_run"], reason: str) -> Row:
+def _row(subject: str, check: Check | Audit | HistoryCheck, outcome: Literal["failed", "not_run"], reason: str) -> Row:
     if outcome == "not_run":
         return Row(subject, check.name, check.claim, outcome, reason=reason)
     cause = reason.partition(" at n=")[0].partition(";")[0]

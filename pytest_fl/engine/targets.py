@@ -10,6 +10,7 @@ from pytest_fl.adapters.functions import named
 from pytest_fl.adapters.options import Options
 from pytest_fl.adapters.parts import as_part
 from pytest_fl.checks import Check, all_checks
+from pytest_fl.checks.histories import HistoryCheck, history_checks
 from pytest_fl.checks.parts import Audit, audits_of
 from pytest_fl.subjects.subject import Subject
 
@@ -43,15 +44,18 @@ class Target:
         """What the checks are told of. Calls the rule, to find how it is called. Raises ValueError where it is none."""
         return as_subject(self.thing, **self.claims) if self.part is None else self.part
 
-    def checks(self, names: Iterable[str] | None = None, skip: Iterable[str] = ()) -> list[Check | Audit]:
+    def checks(self, names: Iterable[str] | None = None, skip: Iterable[str] = ()) -> list[Check | Audit | HistoryCheck]:
         """The checks of this kind of subject, or those of these names, without those to skip.
 
         Raises ValueError with the nearest name for an unknown one.
         """
         from fl_impl.common.specs import lookup  # noqa: PLC0415  # fl_impl is loaded when a check is chosen
 
-        all_of_kind = all_checks().values() if self.part is None else audits_of(self.part)
-        known: dict[str, Check | Audit] = {check.name: check for check in all_of_kind}
+        if self.part is not None:
+            all_of_kind = audits_of(self.part)
+        else:
+            all_of_kind = history_checks().values() if self.claims.get("stateful") else all_checks().values()
+        known: dict[str, Check | Audit | HistoryCheck] = {check.name: check for check in all_of_kind}
         wanted = known.values() if names is None else [lookup(name, known, "the name of a check") for name in names]
         left_out = {lookup(name, known, "the name of a check").name for name in skip}
         return [check for check in wanted if check.name not in left_out]

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_fl.engine import tracing
 from pytest_fl.reporting import current
 from pytest_fl.subjects import guard
 
@@ -121,7 +122,11 @@ def _answer(session: Session, requests: int, replies: int, home: int) -> None:
         if request is None:
             return
         try:
-            if "check" not in request:
+            if "coverage" in request:
+                tracing.save()
+                answer = {}
+                continue
+            if "identify" in request:
                 answer = {"identity": session.identity()}
                 continue
             check = checks[request["check"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -10,7 +11,7 @@ from pytest_fl.plugin import benchmarks, faults, fixtures, flower_app, knobs
 from pytest_fl.reporting import current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from pytest_fl.reporting.report import Report
 
@@ -112,6 +113,17 @@ def _typed(item: pytest.Item) -> str:
     folder = item.config.invocation_params.dir
     path = item.path.relative_to(folder) if item.path.is_relative_to(folder) else item.path
     return f"{path}::{rest}" if rest else item.nodeid
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """End the children of judged subjects while pytest-cov, which is further out, still counts their lines."""
+    try:
+        return (yield)
+    finally:
+        cases = sys.modules.get("pytest_fl.engine.cases")
+        if cases is not None:
+            cases.close_all()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -14,6 +14,8 @@ from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows
 
 SORT_ABOVE: Final = 128
 """Clients above which numpy's sort is faster than a network of numpy calls."""
+MANY_ROWS: Final = 16
+"""From which on matrix products are faster than differences of numpy rows."""
 SQUARED: Final = 1024
 """Columns over which squares are summed in the dtype of the differences, before float64 takes over."""
 

@@ -19,6 +19,8 @@ MOST_CLIENTS: Final = 128
 MANY_CLIENTS: Final = 256
 MANY_COLUMNS: Final = 1 << 20
 """Up to so many rows, for at least so many columns, compiling for a second or two still takes less time than numpy."""
+MANY_ROWS: Final = 1200
+"""From which on matrix products are faster than the kernel of differences, which subtracts while it multiplies."""
 SUMMED_TOGETHER: Final = 12
 SUMMED_WIDTH: Final = 4096
 PRODUCT_ACROSS: Final = 4

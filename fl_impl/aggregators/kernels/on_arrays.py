@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators.kernels import blocks
+from fl_impl.aggregators.kernels import blocks, gram
 from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows, rows_of
 from fl_impl.aggregators.kernels.formulas import Formula
 from fl_impl.aggregators.kernels.geometry import Geometry, symmetric
@@ -52,10 +52,10 @@ def product(mixing: FloatArray, x: Array) -> Array:
 
 
 def geometry(x: Array) -> Geometry:
-    """Pairwise squared distances by differences in the dtype of x; in float64 where float32 was too narrow for them."""
+    """Pairwise squared distances in the dtype of x; in float64 where float32 was too narrow for them."""
     rows = rows_of(x)
     path = _path(rows)
-    distances: FloatArray = path.pairwise(rows, rows.dtype)
+    distances = gram.pairwise(rows, path.pairwise, path.MANY_ROWS)
     if rows.n == 1 or not np.isfinite(distances).all():
         _check_finite(rows)
     if rows.dtype == "float32" and _out_of_range(distances, rows):

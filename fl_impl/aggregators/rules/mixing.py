@@ -31,9 +31,14 @@ if TYPE_CHECKING:
 def nnm(n: int, f: int, geometry: Callable[[], Geometry]) -> npt.NDArray[np.float64]:
     """Nearest-neighbour mixing: each update becomes the mean of the n - f nearest to it, itself among them."""
     distances = geometry().distances
-    nearest = np.lexsort((np.broadcast_to(central(distances), (n, n)), distances), axis=1)[:, : n - f]
-    mixing = np.zeros((n, n))
-    np.put_along_axis(mixing, nearest, 1 / (n - f), axis=1)
+    reach = np.partition(distances, n - f - 1, axis=1)[:, n - f - 1 : n - f]
+    mixing = (distances <= reach) / (n - f)
+    tied = np.flatnonzero(np.count_nonzero(mixing, axis=1) > n - f)
+    if len(tied):  # some are as near as the last one: the most central of them are taken
+        around = distances[tied]
+        order = np.lexsort((np.broadcast_to(central(distances), around.shape), around), axis=1)
+        mixing[tied] = 0
+        mixing[tied[:, None], order[:, : n - f]] = 1 / (n - f)
     return mixing
 
 

@@ -41,6 +41,9 @@ def central(distances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _from_least(scores: npt.NDArray[np.float64], distances: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     """The rows by score, ties by centrality; neither by the last digits, which depend on where the updates lie."""
+    levels = _levels(scores)
+    if levels.max() == len(levels) - 1:  # no ties
+        return np.argsort(levels)
     return np.lexsort((_levels(central(distances)), _levels(scores)))
 
 

@@ -96,7 +96,7 @@ class Case:
             pytest.xfail(row.reason)
         return row
 
-    def _row(self, check: Check | Audit, expected: str | None = None) -> Row:
+    def _row(self, check: Check | Audit | HistoryCheck, expected: str | None = None) -> Row:
         running = current.item.get()
         profile = profile_named(running.profile if running else "default")
         profile = replace(profile, seed=running.seed if running else 0)

@@ -79,7 +79,22 @@ def overflows(updates, f):
     return trimmed(updates, f) if np.isfinite(squares).all() else np.full(updates.shape[1], np.nan)
 
 
+def weiszfeld(updates, f):
+    point = np.median(updates, axis=0)
+    for _ in range(200):
+        weights = 1 / np.maximum(np.linalg.norm(updates - point, axis=1), 1e-6)
+        point = weights @ updates / weights.sum()
+    return point
+
+
+def clips(updates, f):
+    norms = np.linalg.norm(updates, axis=1, keepdims=True)
+    return trimmed(updates * np.minimum(1, 3 / np.maximum(norms, 1e-300)), f)
+
+
 SEEN = [
+    (weiszfeld, "exactness", "range", "comes only near geometric median"),
+    (clips, "exactness", "defect", "the attackers move the result"),
     (in_float32, "keeps_dtype", "range", "computes in float32"),
     (prints, "leaves_no_trace", "by contract", ""),
     (truncates, "many_clients", "defect", "f truncated: int(f / n * n) is f - 1"),

@@ -28,6 +28,8 @@ SECONDS: Final = 4.0
 """For all answers; then what was answered must do."""
 FEWEST: Final = 3
 """Rounds on which a rule must have answered for anything to be said of it."""
+BY_DISTANCE: Final = ("Krum", "Bulyan", "NNM", "MDA", "MVA", "SMEA", "medoid", "nearest")
+"""Words in the names of rules that compare distances."""
 FAR: Final = 3e8
 """Distance from the origin at which a difference of squared norms has lost the spread, in float64."""
 
@@ -151,6 +153,8 @@ def _agreements(variant: Variant, answered: Sequence[tuple[Floats, int, Floats]]
 
 def _remark(rule: Rule, variant: Variant) -> str:
     """Whether it is still that rule far from the origin, where the Gram matrix of rows that are not centred has no digits."""
+    if not any(word in variant.name for word in BY_DISTANCE):
+        return ""  # an iteration loses digits there too, by no Gram matrix
     for x, f in _rounds(rule.subject):
         if len(x) > MANY:
             continue

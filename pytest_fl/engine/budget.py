@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Budget:
+class TimeBudget:
     """The time of all checks of a subject, and the checks that share it."""
 
     profile: Profile

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from pytest_fl.adapters.registry import ADAPTERS
 from pytest_fl.engine import parts, tracing, worker
-from pytest_fl.engine.budget import Budget
+from pytest_fl.engine.budget import TimeBudget
 from pytest_fl.engine.replays import after_other_calls, replayable
 from pytest_fl.engine.rows import as_expected
 from pytest_fl.engine.saving import counterexample
@@ -80,7 +80,7 @@ def examiner(target: Target, profile: Profile, isolation: Isolation = "process",
     """Who judges this target: in a child process where that is asked for and possible. `checks`: how many share the time."""
     if target.part is not None:
         profile = replace(profile, seconds=PART_SECONDS, check_seconds=parts.SECONDS)
-    budget = Budget(profile, len(target.checks()) if checks is None else checks)
+    budget = TimeBudget(profile, len(target.checks()) if checks is None else checks)
     if isolation == "none" or not can_fork():
         return InProcess(target, profile, budget)
     return InChild(target, profile, budget)
@@ -102,7 +102,7 @@ class InProcess:
 
     target: Target
     profile: Profile
-    budget: Budget
+    budget: TimeBudget
     session: Session | None = None
     notes: tuple[str, ...] = ()
 
@@ -156,7 +156,7 @@ class InChild:
 
     target: Target
     profile: Profile
-    budget: Budget
+    budget: TimeBudget
     name: str = ""
     """As its adapter calls it; found when it is made."""
     explores: bool = True
@@ -203,7 +203,7 @@ class InChild:
             return row
         assert row.counterexample is not None
         began = time.monotonic()
-        other = InChild(self.target, self.profile, Budget(self.profile, 1), explores=False)
+        other = InChild(self.target, self.profile, TimeBudget(self.profile, 1), explores=False)
         with contextlib.closing(other):
             again = other.examine(check, file=Path(str(row.counterexample["file"])).absolute())
         self.confirming -= time.monotonic() - began

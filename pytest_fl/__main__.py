@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     verifying.add_argument("target", help=TARGET)
     verifying.add_argument("--profile", default="default", help="quick, default or thorough")
     verifying.add_argument("--seed", type=int, default=0)
+    verifying.add_argument("--strict", default="defects", help="what ends with 1: defects, range (those and range faults), all")
     verifying.add_argument("--checks", type=names, help="only these checks, with commas between")
     verifying.add_argument("--skip", type=names, default=(), help="all checks but these, with commas between")
     verifying.add_argument("--updates", type=Path, help="judge it on saved updates: .npz, .npy, .csv or .safetensors")
@@ -92,7 +93,7 @@ def _report(options: argparse.Namespace) -> Report:
     effort = {"profile": options.profile, "seed": options.seed}
     if options.updates is not None:
         return verify_updates(options.target, options.updates, options.byzantine, **effort, **said)
-    return verify(options.target, checks=options.checks, skip=options.skip, **effort, **said)
+    return verify(options.target, checks=options.checks, skip=options.skip, strict=options.strict, **effort, **said)
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -309,10 +309,10 @@ acts("replaces_stdout", lambda: setattr(sys, "stdout", None), "failed", "stdout"
 acts("closes_descriptor_one", lambda: [os.close(1), os.close(2)], "ends")
 acts("closes_all_descriptors", lambda: os.closerange(3, 256), "failed", "closed")
 acts("writes_to_all_descriptors", lambda: [_write(number) for number in range(3, 64)], "ends")
-acts("prints_much", lambda: print("x" * 10_000), "failed", "printed")
-acts("prints_to_stderr", lambda: print("oh", file=sys.stderr), "failed", "printed")
-acts("writes_to_descriptor_one", lambda: os.write(1, b"hidden"), "failed", "printed")
-acts("runs_a_program_that_prints", lambda: subprocess.run(["echo", "hidden"], check=True), "failed", "printed")
+acts("prints_much", lambda: print("x" * 10_000), "passed", "printed")
+acts("prints_to_stderr", lambda: print("oh", file=sys.stderr), "passed", "printed")
+acts("writes_to_descriptor_one", lambda: os.write(1, b"hidden"), "passed", "printed")
+acts("runs_a_program_that_prints", lambda: subprocess.run(["echo", "hidden"], check=True), "passed", "printed")
 
 
 def _write(number):

@@ -19,6 +19,7 @@ VALUES = {
     "seed": ("0", 0),
     "profile": ("quick", "quick"),
     "backend": ("flower", "flower"),
+    "strict": ("all", "all"),
     "isolation": ("none", "none"),
     "device": ("cuda", "cuda"),
 }

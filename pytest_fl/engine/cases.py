@@ -19,7 +19,7 @@ from pytest_fl.engine.isolation import Examiner, Isolation, examiner
 from pytest_fl.engine.targets import Target, distinct, target
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import CheckFailed
-from pytest_fl.reporting.results import Row
+from pytest_fl.reporting.results import STRICT, Row
 from pytest_fl.subjects.profiles import Profile, profile_named
 
 
@@ -89,24 +89,53 @@ class Case:
         failure is expected.
         """
         __tracebackhide__ = True  # a failure shows the user's test and the counterexample, not this function
-        running = current.item.get()
-        profile = profile_named(running.profile if running else "default")
-        profile = replace(profile, seed=running.seed if running else 0)
-        row = _examiner(self.target, profile, running.isolation if running else "process").examine(self.check, self.expected)
+        running, row = current.item.get(), self._row(self.check, self.expected)
         if running:
             running.record(row.to_json())
+        if row.fails(running.strict if running else "defects"):
+            raise CheckFailed(row, _first(self.target, row))
         if row.outcome == "failed":
-            raise CheckFailed(row)
+            pytest.xfail(f"{row.kind}: {row.cause or row.reason or row.check} (--fl-strict={_word(row)} fails for it)")
         if row.outcome == "not_claimed":
             pytest.skip(f"not claimed: {row.reason}")
         if row.outcome == "not_run":
+            self._gates(row)
             pytest.skip(row.reason)
         if row.outcome == "expected_failure":
             pytest.xfail(row.reason)
         return row
 
+    def _row(self, check: Check | Audit | HistoryCheck, expected: str | None = None) -> Row:
+        running = current.item.get()
+        profile = profile_named(running.profile if running else "default")
+        profile = replace(profile, seed=running.seed if running else 0)
+        return _examiner(self.target, profile, running.isolation if running else "process").examine(check, expected)
+
+    def _gates(self, row: Row) -> None:
+        """Raise CheckFailed where nothing was tried because a gate fails, and that was not told: it may not be selected."""
+        __tracebackhide__ = True
+        if getattr(self.check, "gate", False):
+            raise CheckFailed(row)
+        name = row.reason.removeprefix("not run: ").partition(" fails: ")[0]
+        if f"not run: {name} fails: " in row.reason and not any(judged is self.target for judged, _ in _seen):
+            (gate,) = self.target.checks([name])
+            raise CheckFailed(replace(self._row(gate), reason=row.reason))
+
     def __repr__(self) -> str:
         return f"<{self.target.name} {self.check.name}>"
+
+
+_seen: dict[tuple[Target, str], str] = {}
+
+
+def _first(judged: Target, row: Row) -> str:
+    """The check that failed for this cause before, whose failure stands in full; empty where this is the first."""
+    first = _seen.setdefault((judged, row.cause), row.check)
+    return first if row.cause and first != row.check else ""
+
+
+def _word(row: Row) -> str:
+    return next(word for word, kinds in STRICT.items() if row.kind in kinds)
 
 
 WARM: Final = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Unpack
 
@@ -24,8 +24,12 @@ PAIRS: Final = ((11, 2), (7, 1), (15, 3), (13, 2), (12, 1), (16, 3), (9, 3), (49
 MANY: Final = 16
 SLOW: Final = 0.005
 """Seconds of a call up to MANY clients, beyond which no more are tried."""
+SECONDS: Final = 4.0
+"""For all answers; then what was answered must do."""
 FEWEST: Final = 3
 """Rounds on which a rule must have answered for anything to be said of it."""
+BY_DISTANCE: Final = ("Krum", "Bulyan", "NNM", "MDA", "MVA", "SMEA", "medoid", "nearest")
+"""Words in the names of rules that compare distances."""
 FAR: Final = 3e8
 """Distance from the origin at which a difference of squared norms has lost the spread, in float64."""
 
@@ -71,6 +75,16 @@ def identity(rule: Rule) -> Identity:
     return rule.cache["identity"]
 
 
+def published_minimum(name: str) -> Callable[[int], int] | None:
+    """f -> the clients that the named rule needs by its paper, where that is more than 2f + 1.
+
+    Blanchard et al. (2017): 2f + 2 < n for Krum; El Mhamdi et al. (2018): n >= 4f + 3 for Bulyan.
+    """
+    if name.startswith("Bulyan"):
+        return lambda f: 4 * f + 3
+    return (lambda f: 2 * f + 3) if "Krum with n-f-2 neighbours" in name else None
+
+
 def _identity(rule: Rule) -> Identity:
     answered = list(_answered(rule))
     if len(answered) < FEWEST:
@@ -87,10 +101,12 @@ def _identity(rule: Rule) -> Identity:
 
 def _answered(rule: Rule) -> Iterator[tuple[Floats, int, Floats]]:
     """Rounds in general position, with the rule's answers; those that it refuses are left out."""
-    slowest = 0.0
+    slowest, until = 0.0, time.monotonic() + SECONDS
     for index, (x, f) in enumerate(sorted(_rounds(rule.subject), key=lambda round_: len(round_[0]))):
         if slowest > SLOW and len(x) > MANY:
             return  # a search over subsets does not come back
+        if time.monotonic() > until and index:
+            return
         started = time.process_time()
         try:
             yield x, f, rule(x, f)
@@ -137,6 +153,8 @@ def _agreements(variant: Variant, answered: Sequence[tuple[Floats, int, Floats]]
 
 def _remark(rule: Rule, variant: Variant) -> str:
     """Whether it is still that rule far from the origin, where the Gram matrix of rows that are not centred has no digits."""
+    if not any(word in variant.name for word in BY_DISTANCE):
+        return ""  # an iteration loses digits there too, by no Gram matrix
     for x, f in _rounds(rule.subject):
         if len(x) > MANY:
             continue

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from pytest_fl.adapters.registry import ADAPTERS
 from pytest_fl.engine import parts, tracing, worker
+from pytest_fl.engine.budget import TimeBudget
 from pytest_fl.engine.replays import after_other_calls, replayable
 from pytest_fl.engine.rows import as_expected
 from pytest_fl.engine.saving import counterexample
-from pytest_fl.engine.session import Session, share
+from pytest_fl.engine.session import Session
 from pytest_fl.reporting.results import Row
 from pytest_fl.subjects.grid import EXPLORING
 from pytest_fl.subjects.guard import PATIENCE
@@ -93,27 +94,6 @@ def can_fork() -> bool:
 def _jax_runs() -> bool:
     bridge: Any = sys.modules.get("jax._src.xla_bridge")
     return bool(getattr(bridge, "_backends", None))
-
-
-@dataclass
-class TimeBudget:
-    """The time of all checks of a subject, and the checks that share it."""
-
-    profile: Profile
-    checks: int
-    spent: float = 0.0
-
-    def next(self) -> float:
-        """Seconds for the next check; 0 where nothing is left."""
-        left = self.profile.seconds - self.spent
-        seconds = share(left, self.checks, self.profile)
-        self.checks -= 1
-        return seconds if left > 0 else 0.0
-
-    @property
-    def reason(self) -> str:
-        """Why nothing more is tried."""
-        return f"not run: the {self.profile.seconds:g} s for this subject are used up (--fl-profile=thorough has more)"
 
 
 @dataclass
@@ -297,8 +277,10 @@ class InChild:
 
 
 def _row(subject: str, check: Check | Audit | HistoryCheck, outcome: Literal["failed", "not_run"], reason: str) -> Row:
-    value = float("inf") if outcome == "failed" else 0.0
-    return Row(subject, check.name, check.claim, outcome, value=value, reason=reason)
+    if outcome == "not_run":
+        return Row(subject, check.name, check.claim, outcome, reason=reason)
+    cause = reason.partition(" at n=")[0].partition(";")[0]
+    return Row(subject, check.name, check.claim, outcome, float("inf"), reason=reason, kind="defect", cause=cause)
 
 
 @dataclass

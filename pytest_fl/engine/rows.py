@@ -11,6 +11,7 @@ from pytest_fl.reporting.results import Row
 
 if TYPE_CHECKING:
     from pytest_fl.checks import Bound
+    from pytest_fl.engine.causes import Cause
     from pytest_fl.subjects.round import Round
 
 
@@ -51,7 +52,14 @@ def closeness(bound: Bound) -> float:
     return bound.value / bound.limit if bound.limit > 0 else 0.0
 
 
-def row_of(subject: str, check: Claim, finding: Finding, counterexample: Mapping[str, Any] | None = None) -> Row:
+def row_of(
+    subject: str,
+    check: Claim,
+    finding: Finding,
+    counterexample: Mapping[str, Any] | None = None,
+    cause: Cause | None = None,
+    behaves: str = "",
+) -> Row:
     """The row of one (subject, check) pair."""
     bound = finding.bound
     return Row(
@@ -64,6 +72,9 @@ def row_of(subject: str, check: Claim, finding: Finding, counterexample: Mapping
         rounds=finding.tried,
         reason=finding.note if bound.holds else bound.reason,
         counterexample=None if bound.holds else counterexample,
+        kind=cause.kind if cause else "",
+        cause=cause.text if cause else "",
+        behaves=behaves,
         measured=finding.measured,
     )
 

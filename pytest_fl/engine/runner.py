@@ -14,6 +14,7 @@ from pytest_fl.engine.search import judge
 from pytest_fl.engine.session import run_check
 from pytest_fl.engine.targets import target
 from pytest_fl.reporting.report import Report
+from pytest_fl.reporting.results import STRICT
 from pytest_fl.subjects.histories import History
 from pytest_fl.subjects.profiles import Profile, profile_named
 from pytest_fl.subjects.round import Round
@@ -28,14 +29,17 @@ def verify(
     checks: Iterable[str] | None = None,
     skip: Iterable[str] = (),
     isolation: Isolation = "process",
+    strict: str = "defects",
     **options: Unpack[Options],
 ) -> Report:
     """Run every check on an aggregator, or on another part, and report, without pytest: `print(pytest_fl.verify(my_rule))`.
 
     Takes what `conformance` takes. `checks`: only these, by name; `skip`: all but these. `isolation`: "process" calls the
-    rule in a child process, whatever it does there; "none" calls it here, to debug it. Counterexamples are saved under
-    ./.pytest_fl.
+    rule in a child process, whatever it does there; "none" calls it here, to debug it. `strict`: which failures count against
+    `report.passed`: "defects", "range" (those and range faults) or "all". Counterexamples are saved under ./.pytest_fl.
     """
+    if strict not in STRICT:
+        raise ValueError(f"expected strict to be one of {', '.join(STRICT)}, got {strict!r}")
     judged = target(thing, **options)
     chosen = replace(profile_named(profile) if isinstance(profile, str) else profile, seed=seed)
     expected, wanted = dict(expected_failures or {}), judged.checks(checks, skip)
@@ -44,7 +48,8 @@ def verify(
         rows = tuple(who.examine(check, expected.get(check.name)) for check in wanted)
         failed = any(row.outcome == "failed" for row in rows)
         seen = who.identity() if failed else ""
-        return Report(rows, notes=(*who.notes, f"behaves as {seen}") if seen else who.notes)
+        rows = tuple(replace(row, behaves="") for row in rows) if seen else rows  # said once, above
+        return Report(rows, notes=(*who.notes, f"behaves as {seen}") if seen else who.notes, strict=strict)
 
 
 audit_report = verify
@@ -65,7 +70,7 @@ def replay(path: str | Path, aggregator: object, *, isolation: Isolation = "proc
         raise ValueError(f"expected an aggregator to replay {path} on, got the {type(judged.part).__name__} {judged.name}")
     check = lookup(known.get("check", ""), {check.name: check for check in judged.checks()}, "the name of a check")
     with closing(examiner(judged, profile_named("default"), isolation, 1)) as who:
-        return Report((who.examine(check, file=Path(path)),), notes=who.notes)
+        return Report((who.examine(check, file=Path(path)),), notes=who.notes, strict="all")
 
 
 __all__ = ["audit_report", "judge", "replay", "run_check", "verify"]

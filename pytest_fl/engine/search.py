@@ -14,7 +14,7 @@ from pytest_fl.checks import Bound, Check
 from pytest_fl.engine.rows import Finding, closeness
 from pytest_fl.engine.shrink import shrink
 from pytest_fl.inputs.adversary import WorstCase, hunt
-from pytest_fl.inputs.precision import in_its_precision
+from pytest_fl.inputs.precision import NO_LINE, in_its_precision, off_the_line
 from pytest_fl.inputs.strategies import SEARCHES
 from pytest_fl.reporting import current
 from pytest_fl.subjects.grid import grid
@@ -119,7 +119,12 @@ def _worst_case(rule: Rule, n: int, f: int, profile: Profile) -> WorstCase:
 
 def _rounds(rule: Rule, check: Check, profile: Profile) -> Iterator[Round]:
     for round_ in chain(_stored(rule, check), check.rounds(rule, profile)):
-        yield round_ if check.gate or check.name == "keeps_dtype" else in_its_precision(rule, round_)
+        if check.gate:
+            yield round_
+        elif check.name == "keeps_dtype":
+            yield off_the_line(round_) if rule.cache.get(NO_LINE) else round_
+        else:
+            yield in_its_precision(rule, round_)
 
 
 def _stored(rule: Rule, check: Check) -> Iterator[Round]:

@@ -15,20 +15,22 @@ from pytest_fl.checks import Check, all_checks
 from pytest_fl.checks.histories import HistoryCheck
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine import parts
+from pytest_fl.engine.causes import diagnosed
 from pytest_fl.engine.histories import replayed_history, row_of_histories
-from pytest_fl.engine.identities import identity
+from pytest_fl.engine.identities import Identity, identity, published_minimum
 from pytest_fl.engine.rows import Finding, as_expected, row_of
 from pytest_fl.engine.saving import counterexample
 from pytest_fl.engine.search import judge, search
+from pytest_fl.inputs.precision import NO_LINE, off_the_line
 from pytest_fl.reporting.results import Row
 from pytest_fl.subjects import traces
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.guard import Misbehaved, OutOfTime, Rule, warming_up
 from pytest_fl.subjects.histories import History
 from pytest_fl.subjects.parts import Part
-from pytest_fl.subjects.profiles import Profile
+from pytest_fl.subjects.profiles import PROFILES, Profile
 from pytest_fl.subjects.round import Round
-from pytest_fl.subjects.subject import Subject
+from pytest_fl.subjects.subject import Subject, majority
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,12 +85,7 @@ class Session:
 
     def identity(self) -> str:
         """What the rule is seen to be; empty where it is no rule, or not even called."""
-        if not isinstance(self.judged, Rule) or self.judged.hung or self.judged.subject.memory is not None:
-            return ""
-        self.judged.deadline = self.judged.stop = math.inf
-        with contextlib.suppress(Misbehaved):
-            return str(identity(self.judged))
-        return ""
+        return _behaves(self.judged) if isinstance(self.judged, Rule) else ""
 
     def examine(
         self, check: Check | Audit | HistoryCheck, expected: str | None, seconds: float, file: Path | None = None
@@ -124,11 +121,6 @@ def _warm(rule: Rule) -> None:
         rule.raw(updates, f)
 
 
-def share(left: float, checks_left: int, profile: Profile) -> float:
-    """The seconds that the next check may take: its share of what is left, and no more than the profile gives it."""
-    return min(profile.check_seconds, max(left, 0.0) / max(checks_left, 1))
-
-
 def run_check(
     judged: Rule | Part, check: Check | Audit | HistoryCheck, profile: Profile, expected_failures: Mapping[str, str]
 ) -> Row:
@@ -155,12 +147,55 @@ def _of_rule(rule: Rule, check: Check, profile: Profile) -> Row:
     if reason:
         return Row(name, check.name, check.claim, "not_run", reason=reason)
     finding = _finding(rule, check, profile)
+    least = "" if finding.bound.holds else _narrowed(rule, finding)
+    if least:
+        again = _finding(rule, check, profile)
+        if again.bound.holds:
+            return replace(_row(rule, check, finding), kind="by contract", cause=least)
+        finding = again
     if not finding.tried and finding.bound.holds:
         outcome = "not_run" if finding.note else "not_claimed"
         reason = finding.note or "it says nothing of any round at the (n, f) that this rule takes"
         return Row(name, check.name, check.claim, outcome, reason=reason)
-    shown = None if finding.bound.holds or finding.round is None else _counterexample(rule, check.name, finding.round)
-    return row_of(name, check, finding, shown)
+    return _row(rule, check, finding)
+
+
+def _narrowed(rule: Rule, finding: Finding) -> str:
+    """What the rule that it is seen to be needs, where this round has fewer clients; from then on it is held to no fewer.
+
+    So a Krum that does not refuse n < 2f + 3 is told so once, and judged where Krum promises something.
+    """
+    round_, subject = finding.round, rule.subject
+    if subject.min_clients is not majority or subject.rule is not None or round_ is None or rule.hung:
+        return ""
+    _behaves(rule)
+    seen: Identity | None = rule.cache.get("identity")
+    needed = published_minimum(seen.name) if seen is not None and seen.known else None
+    if needed is None or round_.n >= needed(round_.f):
+        return ""
+    rule.subject, rule.heeds = replace(subject, min_clients=needed), True
+    rule.cache.pop("grid")
+    grid(rule)
+    formula = f"{needed(2) - needed(1)}f + {2 * needed(1) - needed(2)}"
+    return f"takes n < {formula}, where {seen.name} promises nothing: refuse it, or state min_clients=" if seen else ""
+
+
+def _row(rule: Rule, check: Check, finding: Finding) -> Row:
+    """The row of what a search found; of a failure with its round, its cause, and what the rule is seen to be."""
+    if finding.bound.holds:
+        return row_of(rule.subject.name, check, finding)
+    shown = None if finding.round is None else _counterexample(rule, check.name, finding.round)
+    cause = diagnosed(rule, check, finding.bound, finding.round)
+    return row_of(rule.subject.name, check, finding, shown, cause, _behaves(rule))
+
+
+def _behaves(rule: Rule) -> str:
+    if rule.hung or rule.subject.memory is not None:
+        return ""
+    rule.deadline = rule.stop = math.inf
+    with contextlib.suppress(Misbehaved):
+        return str(identity(rule))
+    return ""
 
 
 def _again(rule: Rule, check: Check | Audit | HistoryCheck, file: Path) -> Row:
@@ -184,16 +219,29 @@ def replayed(rule: Rule, check: Check, round_: Round) -> Row:
     if bound is None:
         reason = "the claim says nothing of this round for this rule"
         return Row(rule.subject.name, check.name, check.claim, "not_claimed", rounds=1, reason=reason)
-    shown = None if bound.holds else _counterexample(rule, check.name, round_)
-    return row_of(rule.subject.name, check, Finding(bound, round_, 1), shown)
+    return _row(rule, check, Finding(bound, round_, 1))
 
 
 def _gate(rule: Rule, profile: Profile) -> str:
-    """Why nothing but the gates is worth trying: the rule does not even return a vector."""
+    """Why nothing but the gates is worth trying: the rule does not even return a vector, not only where d = 1."""
     for check in all_checks().values():
-        if check.gate and not (finding := _finding(rule, check, profile)).bound.holds:
+        if (
+            check.gate
+            and not (finding := _finding(rule, check, profile)).bound.holds
+            and not _at_one_alone(rule, check, finding)
+        ):
             return f"not run: {check.name} fails: {finding.bound.reason}"
     return ""
+
+
+def _at_one_alone(rule: Rule, check: Check, finding: Finding) -> bool:
+    """Whether it fails on a line alone, as one that squeezes does: the rest is then tried in the plane."""
+    if NO_LINE not in rule.cache:
+        line = finding.round is not None and finding.round.d == 1 and not rule.hung
+        rounds = [off_the_line(round_) for round_ in check.rounds(rule, PROFILES["quick"])] if line else []
+        held = [bound is None or bound.holds for bound in (judge(rule, check, round_) for round_ in rounds)]
+        rule.cache[NO_LINE] = bool(held) and all(held)
+    return rule.cache[NO_LINE]
 
 
 def _finding(rule: Rule, check: Check, profile: Profile) -> Finding:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pytest_fl.subjects.subject import Updates
 
 PROBES = 3
+NO_LINE = "fails where d = 1 alone"
+"""Of a rule's cache: it is tried in two coordinates and more, once that is told."""
 
 
 def in_its_precision(rule: Rule, round_: Round) -> Round:
@@ -21,6 +23,8 @@ def in_its_precision(rule: Rule, round_: Round) -> Round:
 
     Infinities and NaN stay as they are; what float32 cannot hold becomes its largest number.
     """
+    if rule.cache.get(NO_LINE):
+        round_ = off_the_line(round_)
     most = rule.subject.most_d
     if most is not None and round_.d > most:
         round_ = round_.with_updates(np.ascontiguousarray(round_.updates[:, :most]))
@@ -29,6 +33,11 @@ def in_its_precision(rule: Rule, round_: Round) -> Round:
     limit = float(np.finfo(np.float32).max)
     x = round_.updates
     return round_.with_updates(np.where(np.isfinite(x), np.clip(x, -limit, limit), x).astype(np.float32))
+
+
+def off_the_line(round_: Round) -> Round:
+    """The round in two coordinates where it has one: both are the same."""
+    return round_.with_updates(np.repeat(round_.updates, 2, axis=1)) if round_.d == 1 else round_
 
 
 def narrows(rule: Rule) -> str:

@@ -100,6 +100,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         rootdir=item.config.rootpath,
         record=lambda row: item.user_properties.append((current.ROW, row)),
         nodeid=_typed(item),
+        strict=knobs.value("strict", item.config, item),
         isolation="none" if item.config.getoption("usepdb") else knobs.value("isolation", item.config, item),
     )
     token = current.item.set(running)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PROFILES: Final = ("quick", "default", "thorough")
+STRICT: Final = ("defects", "range", "all")
 ISOLATIONS: Final = ("process", "none")
 BACKENDS: Final = ("local", "flower", "flower-inline", "flower-deployment")
 
@@ -106,6 +107,7 @@ KNOBS: Final = {
         Knob("profile", "default", choice(*PROFILES), "NAME", f"effort of the checks: {', '.join(PROFILES)}"),
         Knob("backend", "local", choice(*BACKENDS), "NAME", f"engine of a federation: {', '.join(BACKENDS)}", field="backend"),
         Knob("isolation", "process", choice(*ISOLATIONS), "NAME", "checks call a subject in a child process, or here: none"),
+        Knob("strict", "defects", choice(*STRICT), "WHAT", "failures that fail a test: defects, range (those too), or all"),
         Knob("device", "cpu", text, "NAME", "torch device of training and rules", field="device"),
     )
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_fl.plugin import knobs
 from pytest_fl.reporting.current import ROW, RUN
 from pytest_fl.reporting.report import Report
 from pytest_fl.reporting.results import Row
@@ -23,7 +24,7 @@ def gathered(reporter: pytest.TerminalReporter) -> Report:
     found = list(_recorded(reporter))
     rows = [Row.from_json(text) for key, text, _ in found if key == ROW]
     runs = [replace(Run.from_json(text), test=at.nodeid, outcome=at.outcome) for key, text, at in found if key == RUN]
-    return Report(tuple(rows), tuple(runs))
+    return Report(tuple(rows), tuple(runs), strict=knobs.value("strict", reporter.config))
 
 
 def _recorded(reporter: pytest.TerminalReporter) -> Iterator[tuple[str, str, pytest.TestReport]]:

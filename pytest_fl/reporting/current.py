@@ -32,6 +32,8 @@ class Current:
     """Leaves one row, as JSON, with the item."""
     nodeid: str = ""
     """What selects it on pytest's command line, from the folder where that was called."""
+    strict: str = "defects"
+    """Which kinds of failure fail a test: a word of `results.STRICT`."""
     isolation: Literal["process", "none"] = "process"
     """Whether a subject is called in a child process."""
 

@@ -17,12 +17,13 @@ READABLE: Final = 64
 class CheckFailed(AssertionError):  # noqa: N818  # a failed check is a failed assertion, not an error
     """An aggregator broke a claim. `row` has the figures; the message is `describe(row)`."""
 
-    def __init__(self, row: Row) -> None:
-        super().__init__(describe(row))
-        self.row = row
+    def __init__(self, row: Row, first: str = "") -> None:
+        """`first`: the check that has failed before for the same cause, and stands in full."""
+        super().__init__(folded(row, first) + _again(row) if first else describe(row))
+        self.row, self.first = row, first
 
-    def __reduce__(self) -> tuple[type[CheckFailed], tuple[Row]]:
-        return CheckFailed, (self.row,)
+    def __reduce__(self) -> tuple[type[CheckFailed], tuple[Row, str]]:
+        return CheckFailed, (self.row, self.first)
 
 
 CheckFailed.__module__ = "pytest_fl"  # where users import it from: the short summary has little room for more
@@ -58,12 +59,51 @@ def _kept(output: Any, d: int) -> list[float] | str:
     return output.tolist() if d <= READABLE else f"a vector, {_span([float(abs(output).max())])}"
 
 
+def _again(row: Row) -> str:
+    lines = {key: (row.counterexample or {}).get(key) for key in ("replay", "rerun")}
+    return "".join(f"\n\n  {label:<9}{text}" for label, text in lines.items() if text)
+
+
 def describe(row: Row) -> str:
     """The text of a failure; its first line alone says which rule broke which claim."""
     found = _comparison(row)
-    told = {"claim": row.claim, "found": found if row.reason else "", **_round(row.counterexample or {})}
+    told = {
+        "claim": row.claim,
+        "found": found if row.reason else "",
+        "kind": row.kind,
+        "cause": row.cause,
+        "behaves": f"as {row.behaves}" if row.behaves and row.behaves not in row.cause else "",
+        **_round(row.counterexample or {}),
+    }
     body = [f"  {label:<9}{text}" for label, text in told.items() if text]
     return "\n".join([f"{row.subject} fails {row.check}: {row.reason or found}", "", *body])
+
+
+def folded(row: Row, first: str) -> str:
+    """One line for a failure of the same cause as one that stands in full: `first` is that check."""
+    found = row.counterexample or {}
+    where = ", ".join(f"{key}={found[key]}" for key in ("n", "f", "d") if key in found)
+    return f"{row.subject} fails {row.check}, as {first} does: {row.cause}{where and f' ({where})'}"
+
+
+def causes(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Failures by subject and cause, in order; one whose cause no other shares stands for itself."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.subject, row.cause or f"{row.check} alone"), []).append(row)
+    return groups
+
+
+def explained(rows: Sequence[Row]) -> str:
+    """Each cause once: how many checks fail for it, the first of them in full, the others in a line each."""
+    parts = list[str]()
+    for (subject, cause), group in causes(rows).items():
+        first, *others = group
+        total = sum(row.subject == subject for row in rows)
+        if others:
+            parts.append(f"{subject}: {total} checks fail; {len(group)} have this cause: {cause}")
+        parts.append("\n".join([describe(first), *(folded(row, first.check) for row in others)]))
+    return "\n\n".join(parts)
 
 
 def _comparison(row: Row) -> str:

@@ -23,15 +23,18 @@ class Report:
     runs: tuple[Run, ...] = ()
     notes: tuple[str, ...] = ()
     """What is said before the tables: how the rule was called."""
+    strict: str = "defects"
+    """Which failures count against it: "defects", "range" (those and range faults) or "all"."""
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed, and not all that was asked for was left undone.
+        """Whether no check failed that counts, and not all that was asked for was left undone.
 
         Expected failures and claims that nobody makes do not count against it.
         """
         outcomes = {row.outcome for row in self.rows}
-        return "failed" not in outcomes and not ("not_run" in outcomes and not outcomes & {"passed", "expected_failure"})
+        failed = any(row.fails(self.strict) for row in self.rows)
+        return not failed and not ("not_run" in outcomes and not outcomes & {"passed", "expected_failure", "failed"})
 
     @property
     def failures(self) -> tuple[Row, ...]:
@@ -39,17 +42,32 @@ class Report:
         return tuple(row for row in self.rows if row.outcome == "failed")
 
     def __str__(self) -> str:
-        """The tables as the terminal shows them, then each failure in full."""
-        from pytest_fl.reporting.failures import describe  # noqa: PLC0415  # failures are rare
+        """How it was called and what failed, the tables, then each cause with its first failure in full."""
+        from pytest_fl.reporting.failures import explained  # noqa: PLC0415  # failures are rare
 
         shown = [line for line, _ in tables.lines(self.rows, self.runs)]
-        return "\n".join([*self.notes, *shown, *(f"\n{describe(row)}" for row in self.failures)])
+        return "\n".join(
+            [*self._headline(), *self.notes[1:], *shown, *([f"\n{explained(self.failures)}"] * bool(self.failures))]
+        )
+
+    def _headline(self) -> list[str]:
+        """The first line: how the rule was called, and how many checks fail, by kind."""
+        if not self.notes:
+            return []
+        count = len(self.failures)
+        said = (
+            f"{count} check{'s' * (count != 1)} fail{'s' * (count == 1)}{tables.kinds(self.rows)}"
+            if count
+            else "no check fails"
+        )
+        return [f"{self.notes[0]}: {said}"]
 
     def to_json(self) -> str:
         """Strict JSON: numbers that JSON lacks are written as the strings "inf", "-inf" and "nan"."""
         rows = [{**asdict(row), "closeness": row.closeness} for row in self.rows]
         content = {
             "passed": self.passed,
+            "strict": self.strict,
             "notes": list(self.notes),
             "rows": rows,
             "federations": [asdict(run) for run in self.runs],

@@ -33,10 +33,22 @@ def verdict(rows: Sequence[Row], runs: Sequence[Run]) -> str:
     """The one sentence: how many rules, and all outcomes counted."""
     count = Counter(row.outcome for row in rows)
     counted = {**OUTCOMES, "not_run": "not run"} if count["not_run"] else OUTCOMES
-    outcomes = ", ".join(f"{count[outcome]} {words}" for outcome, words in counted.items())
+    outcomes = ", ".join(f"{count[outcome]} {words}{kinds(rows) * (outcome == 'failed')}" for outcome, words in counted.items())
     checks = f"{_many('aggregator', {row.subject for row in rows})}: {outcomes}" if rows else ""
     federations = _many("federation", runs) if runs else ""
     return "; ".join(part for part in (checks, federations) if part) or "no checks ran"
+
+
+def kinds(rows: Iterable[Row]) -> str:
+    """In brackets, the failures counted by kind; empty where no kind is known."""
+    count = Counter(row.kind for row in rows if row.outcome == "failed" and row.kind)
+    words = {
+        "defect": _many("defect", range(count["defect"])),
+        "range": _many("range fault", range(count["range"])),
+        "by contract": f"{count['by contract']} by contract",
+    }
+    known = [text for kind, text in words.items() if count[kind]]
+    return f" ({', '.join(known)})" if known else ""
 
 
 def check_cells(rows: Sequence[Row]) -> list[list[str]]:

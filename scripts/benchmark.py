@@ -55,8 +55,8 @@ def page(comparisons: dict[str, Comparison], command: str) -> str:
         (
             f"Made by `{command}`. Accuracy in per cent after the last round: mean over paired seeds, 95 % bootstrap interval. "
             "`strongest attack found` is the one that left a rule least: of the fixed suite, and of a search by successive "
-            "halving on seeds that are not shown here. Equal ranks are ties: the paired interval of the difference does not lie "
-            "above 0. A search of this size finds a lower bound of the harm: another attack may do more."
+            "halving on seeds that are not shown here. Equal ranks are ties: the paired interval of the difference has 0 in it. "
+            "A search of this size finds a lower bound of the harm: another attack may do more."
         ),
     ]
     for name, comparison in comparisons.items():

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
 
+@pytest.mark.slow
 def test_the_quick_variant_writes_the_same_page_twice(tmp_path):
     pages = []
     for name in ("a.md", "b.md"):

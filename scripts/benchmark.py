@@ -54,8 +54,8 @@ def page(comparisons: dict[str, Comparison], command: str) -> str:
         "# Rules under attacks that try",
         (
             f"Made by `{command}`. Accuracy in per cent after the last round: mean over paired seeds, 95 % bootstrap interval. "
-            "`strongest attack found` is the one that left a rule least: of the fixed suite, and of a search by successive "
-            "halving on seeds that are not shown here. Equal ranks are ties: the paired interval of the difference has 0 in it. "
+            "`strongest attack found` is the one that left a rule least: of the fixed suite, and of successive "
+            "halving on seeds that are not shown here. Equal ranks are ties: the interval of the difference has 0 in it. "
             "A search of this size finds a lower bound of the harm: another attack may do more."
         ),
     ]

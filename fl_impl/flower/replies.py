@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fl_impl.flower.decoder import Numbers
-from fl_impl.flower.records import Floats, Form, form_of
+from fl_impl.flower.records import Floats, Schema, form_of
 
 SUPERLINK: Final = 1
 """The node id under which the SuperLink answers for a node that does not (flwr.common.constant.SUPERLINK_NODE_ID)."""
@@ -27,7 +27,7 @@ STATISTICS: Final = ("*running_mean", "*running_var", "*moving_mean", "*moving_v
 class Model:
     """A global model as it was sent: what of it goes through the rule, what through medians, and what stays."""
 
-    form: Form
+    form: Schema
     record: Mapping[str, Array]
     statistics: tuple[str, ...]
     """Patterns of floating point arrays that are statistics of data, not parameters."""

@@ -22,7 +22,7 @@ from pytest_fl.adapters.options import Options
 from pytest_fl.adapters.readings import Reading
 from pytest_fl.adapters.registry import origin
 from pytest_fl.adapters.signatures import Fixed, Telling, fixed_in, makes_objects, telling
-from pytest_fl.adapters.trial import EXAMPLES, Apply, D, Root, Trial, Way, layered, refused, refuses_float64, tried
+from pytest_fl.adapters.trial import EXAMPLES, Apply, D, FormTrial, Root, Way, layered, refused, refuses_float64, tried
 from pytest_fl.subjects.subject import Subject, majority
 
 if TYPE_CHECKING:
@@ -150,10 +150,10 @@ def _forgetful(stage: Stage, rule: object, said: Options) -> Stage:
     return replace(stage, apply=lambda *told: renew().apply(*told))
 
 
-def _tried(stage: Stage, said: Options, n: int, f: int, form: str | None) -> Trial:
+def _tried(stage: Stage, said: Options, n: int, f: int, form: str | None) -> FormTrial:
     """The form, found by trying."""
     if form:
-        return Trial(Way(form_named(form), root=_root(stage, said)))  # the library's adapter knows
+        return FormTrial(Way(form_named(form), root=_root(stage, said)))  # the library's adapter knows
     return tried(stage.apply, n, f, _ways(stage, said))
 
 

@@ -142,7 +142,7 @@ def _fuzzed(
         bound = judge_history(rule, check, history)
         if bound is not None and not bound.holds:
             failing.append((bound, history))
-            raise _Violation
+            raise _BrokenHistory
 
     with contextlib.suppress(Exception):  # our Violation, OutOfTime; or Hypothesis's Flaky, where the rule changes its mind
         look()
@@ -150,7 +150,7 @@ def _fuzzed(
     return (replace(worst, bound=failing[-1][0]), failing[-1][1]) if failing else (worst, where)
 
 
-class _Violation(Exception):  # noqa: N818  # tells Hypothesis to shrink
+class _BrokenHistory(Exception):  # noqa: N818  # tells Hypothesis to shrink
     pass
 
 

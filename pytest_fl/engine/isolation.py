@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -78,7 +79,7 @@ def examiner(target: Target, profile: Profile, isolation: Isolation = "process",
     """Who judges this target: in a child process where that is asked for and possible. `checks`: how many share the time."""
     if target.part is not None:
         profile = replace(profile, seconds=PART_SECONDS, check_seconds=parts.SECONDS)
-    budget = Budget(profile, len(target.checks()) if checks is None else checks)
+    budget = TimeBudget(profile, len(target.checks()) if checks is None else checks)
     if isolation == "none" or not can_fork():
         return InProcess(target, profile, budget)
     return InChild(target, profile, budget)
@@ -95,7 +96,7 @@ def _jax_runs() -> bool:
 
 
 @dataclass
-class Budget:
+class TimeBudget:
     """The time of all checks of a subject, and the checks that share it."""
 
     profile: Profile
@@ -121,7 +122,7 @@ class InProcess:
 
     target: Target
     profile: Profile
-    budget: Budget
+    budget: TimeBudget
     session: Session | None = None
     notes: tuple[str, ...] = ()
 
@@ -175,7 +176,7 @@ class InChild:
 
     target: Target
     profile: Profile
-    budget: Budget
+    budget: TimeBudget
     name: str = ""
     """As its adapter calls it; found when it is made."""
     explores: bool = True
@@ -222,7 +223,7 @@ class InChild:
             return row
         assert row.counterexample is not None
         began = time.monotonic()
-        other = InChild(self.target, self.profile, Budget(self.profile, 1), explores=False)
+        other = InChild(self.target, self.profile, TimeBudget(self.profile, 1), explores=False)
         with contextlib.closing(other):
             again = other.examine(check, file=Path(str(row.counterexample["file"])).absolute())
         self.confirming -= time.monotonic() - began
@@ -316,6 +317,8 @@ class Child:
     def start(cls, target: Target, profile: Profile, *, explores: bool = True) -> Child:
         """Fork; in the child this never returns."""
         list(ADAPTERS)  # imported once, here: otherwise in every child anew
+        if target.part is None:
+            import_module("hypothesis")  # the same: 0.2 s
         asked, ask = os.pipe()
         answered, answer = os.pipe()
         output = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the child does

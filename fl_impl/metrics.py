@@ -60,10 +60,12 @@ class RoundResult:
     """Where the noise of differential privacy is from: "operating system", or the seed of a test; empty without noise."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; NaN becomes null, `seconds` is left out."""
+        """Plain values for JSON; NaN becomes null, as does infinity, `seconds` is left out."""
         values = {name: value for name, value in vars(self).items() if name in NAMES and name != "seconds"}
         values |= {"byzantine": list(self.byzantine), "rejected": {str(client): why for client, why in self.rejected.items()}}
-        return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+        }
 
     @cached_property
     def text(self) -> str:

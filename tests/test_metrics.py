@@ -144,3 +144,10 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "pytest-fl\[plots\]"'):
         made().plot_convergence()
+
+
+def test_an_update_of_infinite_length_is_written_too(tmp_path: Path) -> None:
+    """Under a large enough attack the deviation overflows: the run is kept all the same."""
+    metrics = FLMetrics(rounds=[RoundResult(1, 0.5, 0.1, 0.0, 3, deviation=math.inf, train_loss=math.inf)])
+    metrics.save(tmp_path / "a.json")
+    assert math.isnan(FLMetrics.load(tmp_path / "a.json").final.deviation)

@@ -173,6 +173,39 @@ def geometric_median(x: Floats, f: int) -> Floats:
     return z[None]
 
 
+@definition("cge")
+def cge(x: Floats, f: int) -> Floats:
+    """The mean of the n - f inputs of least norm (Gupta, Liu & Vaidya 2020, arXiv 2008.04699); none where norms tie there."""
+    lengths = np.sqrt((x**2).sum(1))
+    order = np.argsort(lengths, kind="stable")
+    kept = len(x) - f
+    if f and lengths[order[kept]] <= lengths[order[kept - 1]] * (1 + NEAR):
+        return np.empty((0, x.shape[1]))
+    return x[order[:kept]].mean(0)[None]
+
+
+@definition("aksel")
+def aksel(x: Floats, f: int) -> Floats:
+    """The mean of the inputs no further from the median of each coordinate than their median distance (AKSEL, OPODIS 2020).
+
+    The lower median of the distances, of an even number: half of the inputs. None where another is as far, by rounding.
+    """
+    del f
+    distances = np.linalg.norm(x - np.median(x, axis=0), axis=1)
+    limit = np.sort(distances)[(len(x) - 1) // 2]
+    near = (np.abs(distances - limit) <= 1e-6 * limit) & (distances != limit)
+    if near.any():
+        return np.empty((0, x.shape[1]))
+    return x[distances <= limit].mean(0)[None]
+
+
+@definition("robust_learning_rate")
+def robust_learning_rate(x: Floats, f: int) -> Floats:
+    """The mean, times -1 in each coordinate where fewer than 2f + 1 signs prevail (Ozdayi et al. 2021, arXiv 2007.03767)."""
+    prevailing = np.abs((x > 0).sum(0) - (x < 0).sum(0))
+    return np.where(prevailing > 2 * f, x.mean(0), -x.mean(0))[None]
+
+
 SEPARATED: Final = 1e-4
 """Least relative difference of two eigenvalues of which the eigenvectors are told apart."""
 

@@ -199,3 +199,21 @@ def test_a_packed_base_takes_fedex_and_is_not_merged():
 def test_a_fit_of_ones_own_texts_needs_no_files():
     own = [TextClient(str(i), "to be or not " * 40, "to be or not " * 10) for i in range(3)]
     assert np.isfinite(new().federated_fit(own, 1, **QUICK).final.global_loss)
+
+
+@pytest.mark.slow
+def test_sampled_rounds_under_sign_flips_end_within_two_per_cent_of_the_clean_loss_and_the_mean_does_not():
+    settings = {"local_steps": 5, "batch_size": 8, "context": 48, "judged": 384, "fraction_fit": 0.5, "sample_tolerance": 0}
+
+    def ended(rule, fraction=0.0, **attack):
+        adapter = LoRAFLAdapter("tiny", rank=8, alpha=16)
+        options = {**settings, **attack, "aggregation": rule, "byzantine_fraction": fraction}
+        return adapter.federated_fit(clients(10), 6, **options).final.global_loss
+
+    attack = {"attack": "sign_flip(scale=5)", "attack_fraction": 0.2}
+    clean = ended("mean")
+    found = {rule: ended(rule, 0.2, **attack) for rule in ("nnm|geometric_median", "minimum_diameter")}
+    undefended = ended("mean", **attack)
+    print(f"held-out loss: clean {clean:.4f}, the mean under attack {undefended:.4f}, {found}")
+    assert all(loss < 1.02 * clean for loss in found.values())
+    assert undefended > 1.5 * clean

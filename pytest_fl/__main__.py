@@ -46,6 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument(
             "--result", type=number_or_name, help='where the aggregate stands in the result: 0, "weights", "mask"'
         )
+        command.add_argument("--stateful", action="store_true", help="a rule with memory, made anew for each history")
+        command.add_argument("--warm-up", type=int, help="rounds of agreement after which it gives the agreed row")
+        command.add_argument("--within", type=float, help="how far from it, as a share of the largest honest row")
+        command.add_argument("--influence", help='how far f attackers keep it from that row: "10*f/(n-f)"')
+        command.add_argument("--step", type=float, help="the farthest that the result moves from round to round")
+        command.add_argument("--recovers", type=int, help="rounds after an attack by which its effect is gone")
         command.add_argument("--root", help="the parameter that takes the server's own update; True to look for it")
     options = parser.parse_args(arguments)
 
@@ -74,6 +80,12 @@ def _report(options: argparse.Namespace) -> Report:
         f=options.f,
         result=options.result,
         root=options.root == "True" or options.root,
+        stateful=options.stateful or None,
+        warm_up=options.warm_up,
+        within=options.within,
+        influence=formula(options.influence, "n", "f"),
+        step=options.step,
+        recovers=options.recovers,
     )
     if options.command == "replay":
         return replay(options.file, options.target, **said)

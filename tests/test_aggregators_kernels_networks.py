@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fl_impl.aggregators.kernels.formulas import RankMean, mean
-from fl_impl.aggregators.kernels.networks import Exchange, selection_network, sorting_network
+from fl_impl.aggregators.kernels.networks import Comparator, selection_network, sorting_network
 
 EXHAUSTIVE = range(1, 14)
 
@@ -74,7 +74,7 @@ def test_pruning_leaves_no_more_exchanges_than_measured(n, low, high, exchanges)
 def test_an_exchange_that_nobody_reads_is_dropped():
     assert selection_network((None, None, None)) == ()
     assert selection_network(("all",) * 8) == ()
-    assert selection_network((None, None, "largest"))[-1] == Exchange(1, 2, keep_low=False)
+    assert selection_network((None, None, "largest"))[-1] == Comparator(1, 2, keep_low=False)
 
 
 class Exact:

@@ -162,3 +162,19 @@ def test_the_version_line_names_what_a_bug_report_wants():
     done = subprocess.run([sys.executable, "-m", "pytest_fl", "--version"], capture_output=True, text=True, check=True)
     (line,) = done.stdout.splitlines()
     assert re.fullmatch(r"pytest-fl \S+ \(Python [\d.]+, \w+ \S+; pytest \S+, hypothesis \S+, numpy \S+.*\)", line)
+
+
+SHARED = {
+    "Client": "what the coordinator asks, and a party of a secure sum; both public",
+    "Mechanism": "what adds the noise, and that as a subject of the harness; both public",
+}
+"""Names of classes that stand twice, and why."""
+
+
+def test_no_two_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in (*ROOT.glob("fl_impl/**/*.py"), *ROOT.glob("pytest_fl/**/*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: where for name, where in homes.items() if len(where) > 1 and name not in SHARED} == {}

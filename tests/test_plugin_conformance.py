@@ -99,3 +99,56 @@ def test_a_claim_for_a_part_that_is_no_rule_is_refused():
 def test_the_names_for_parts_are_aliases():
     assert pytest_fl.audit is pytest_fl.conformance
     assert pytest_fl.audit_report is pytest_fl.verify
+
+
+def test_a_decorator_without_brackets_is_an_error(run, pytester):
+    pytester.makepyfile("import pytest_fl\n\n@pytest_fl.conformance\ndef test_it(check):\n    check()\n")
+    result = run("--fl-profile=quick")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*expected what is judged in brackets, @pytest_fl.conformance(my_rule), got the test itself*"])
+
+
+def test_a_test_that_forgets_to_call_its_check_fails(run, pytester):
+    pytester.makepyfile(
+        "import pytest_fl\n\n@pytest_fl.conformance('trimmed_mean', checks=['exactness'])\ndef test_it(check):\n    check\n"
+    )
+    result = run("--fl-profile=quick")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*expected the test to call its check*"])
+
+
+def test_two_rules_of_one_name_stay_two(run, pytester):
+    for module, factor in (("one", 1), ("other", 2)):
+        pytester.makepyfile(
+            **{module: f"import numpy as np\ndef aggregate(updates, f):\n    return {factor} * np.median(updates, axis=0)\n"}
+        )
+    pytester.makepyfile(
+        test_two="""
+        import numpy as np, pytest_fl, one, other
+
+        class Clip:
+            def __init__(self, tau):
+                self.tau = tau
+            def __call__(self, updates, f):
+                return np.median(np.clip(updates, -self.tau, self.tau), axis=0)
+
+        @pytest_fl.conformance(one.aggregate, other.aggregate, Clip(1.0), Clip(1e6), checks=["exactness"])
+        def test_it(check):
+            check()
+
+        @pytest_fl.conformance(one.aggregate, Clip(5.0), ids=["the median", "clipped"], checks=["exactness"])
+        def test_named(check):
+            check()
+        """
+    )
+    run("--fl-profile=quick", "--fl-report=r.json")
+    found = {subject: outcome for (subject, _), outcome in outcomes(pytester).items()}
+    assert found == {
+        "aggregate": "passed", "other.aggregate": "failed", "Clip()": "failed", "Clip(tau=1000000.0)": "passed",
+        "the median": "passed", "clipped": "failed",
+    }  # fmt: skip
+
+
+def test_ids_are_as_many_as_the_rules():
+    with pytest.raises(ValueError, match="expected 1 different ids, one for each thing to judge, got"):
+        pytest_fl.conformance("krum", ids=["a", "b"])

@@ -16,7 +16,7 @@ from fl_impl.faults.kinds import Moment, Unreachable
 from fl_impl.faults.plan import FaultPlan
 from fl_impl.flower.inline import ClientCall, InlineGrid, inline, through_the_wire
 from fl_impl.flower.mod import Mod, arrays_of, claim_of, round_of, sent_vector
-from fl_impl.flower.records import Form, form_of
+from fl_impl.flower.records import Schema, form_of
 from fl_impl.flower.replies import SUPERLINK
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Opened:
 
     reply: Message
     key: str
-    form: Form
+    form: Schema
     arrays: dict[str, Numbers]
     origin: Numbers
     update: ClientUpdate

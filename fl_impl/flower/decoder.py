@@ -148,8 +148,9 @@ def packed(numbers: Any, dtype: str | None = None) -> Array:
         stored = given if dtype is None else fitted(given, dtype)
         name = str(stored.dtype)
     buffer = io.BytesIO()
-    np.save(buffer, stored, allow_pickle=False)
-    return Array(name, tuple(int(size) for size in stored.shape), "numpy.ndarray", buffer.getvalue())
+    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(stored))
+    data = b"".join((buffer.getvalue(), stored.reshape(-1).view(np.uint8).data))  # one copy, where np.save makes two
+    return Array(name, tuple(int(size) for size in stored.shape), "numpy.ndarray", data)
 
 
 def fitted(numbers: Numbers, dtype: str) -> Numbers:
@@ -158,7 +159,7 @@ def fitted(numbers: Numbers, dtype: str) -> Numbers:
     if wanted.kind == "f" and numbers.dtype.itemsize > wanted.itemsize:
         largest = np.finfo(wanted).max
         numbers = np.where(np.isfinite(numbers), np.clip(numbers, -largest, largest), numbers)
-    return numbers.astype(wanted, order="C")
+    return numbers.astype(wanted, order="C", copy=False)
 
 
 def bits_of_bfloat16(numbers: Numbers) -> npt.NDArray[np.uint16]:

@@ -18,7 +18,7 @@ from fl_impl.clients import ClientUpdate
 from fl_impl.common.counts import floor_of
 from fl_impl.common.randomness import generator
 from fl_impl.flower.decoder import packed, unpacked
-from fl_impl.flower.records import Floats, Form, form_of
+from fl_impl.flower.records import Floats, Schema, form_of
 
 if TYPE_CHECKING:
     from fl_impl.attacks import Attack
@@ -199,7 +199,7 @@ def arrays_of(content: RecordDict) -> tuple[str, ArrayRecord]:
     return records[0]
 
 
-def sent_vector(form: Form, content: RecordDict) -> Floats:
+def sent_vector(form: Schema, content: RecordDict) -> Floats:
     """(d,): the global model that the message brought; 0 where its arrays are others than the reply's."""
     try:
         return form.vector(form.read(arrays_of(content)[1]), form.floating)

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Form:
+class Schema:
     """Names, shapes and dtypes of a model's arrays, in order. They stay what they are, however many rounds there are."""
 
     names: tuple[str, ...]
@@ -88,10 +88,10 @@ class Form:
         return ArrayRecord(written)
 
 
-def form_of(record: Mapping[str, Array]) -> Form:
+def form_of(record: Mapping[str, Array]) -> Schema:
     """The form of these arrays. Raises ValueError where one is no array of numbers."""
     headers = [header_of(array) for array in record.values()]
-    return Form(tuple(record), tuple(header.shape for header in headers), tuple(header.dtype for header in headers))
+    return Schema(tuple(record), tuple(header.shape for header in headers), tuple(header.dtype for header in headers))
 
 
 def is_floating(dtype: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fl_impl.flower.decoder import Numbers
-from fl_impl.flower.records import Floats, Form, form_of
+from fl_impl.flower.records import Floats, Schema, form_of
 
 SUPERLINK: Final = 1
 """The node id under which the SuperLink answers for a node that does not (flwr.common.constant.SUPERLINK_NODE_ID)."""
@@ -27,7 +27,7 @@ STATISTICS: Final = ("*running_mean", "*running_var", "*moving_mean", "*moving_v
 class Model:
     """A global model as it was sent: what of it goes through the rule, what through medians, and what stays."""
 
-    form: Form
+    form: Schema
     record: Mapping[str, Array]
     statistics: tuple[str, ...]
     """Patterns of floating point arrays that are statistics of data, not parameters."""
@@ -68,22 +68,42 @@ class Model:
 
         Raises ValueError for a reply that is unsound.
         """
+        parts, others = self.received(reply, key)
+        return self.difference(parts), others
+
+    def difference(self, parts: Sequence[Floats]) -> Floats:
+        """(d,) the parameters of a reply minus what was sent. Raises ValueError where that is not finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            update = np.concatenate([*parts, np.zeros(0, self.origin.dtype)]) - self.origin
+        if not is_finite(update):
+            raise ValueError("non-finite numbers")
+        return update
+
+    def received(self, reply: Message, key: str) -> tuple[tuple[Floats, ...], dict[str, Numbers]]:
+        """The parameters of a reply, flat, an array each, no copy where they are of the type of the vector; and its others.
+
+        Raises ValueError for a reply that is unsound.
+        """
         if reply.has_error():
             raise ValueError(f"error {reply.error.code}: {str(reply.error.reason)[:REASON]}")
         record = reply.content.get(key)
         if not isinstance(record, ArrayRecord):
             raise ValueError(f"it has no ArrayRecord {key!r}")  # noqa: TRY004  # a bad message
         arrays = self.form.read({name: array for name, array in record.items() if name not in self.excluded}, self.needed)
-        with np.errstate(over="ignore", invalid="ignore"):
-            update = self.form.vector(arrays, self.parameters) - self.origin
+        dtype = self.form.dtype(self.parameters)
+        with np.errstate(over="ignore"):
+            parts = tuple(arrays[name].reshape(-1).astype(dtype, copy=False) for name in self.parameters)
         others = {name: arrays[name] for name in self.counted}
-        if not all(np.isfinite(part).all() for part in (update, *others.values())):
+        if not all(map(is_finite, (*parts, *others.values()))):
             raise ValueError("non-finite numbers")
-        return update, others
+        return parts, others
 
     def moved(self, aggregate: Floats, replies: Sequence[Mapping[str, Numbers]]) -> ArrayRecord:
         """The new model: parameters plus the aggregate of the updates, medians of what is counted, the rest as it was."""
-        parameters = self.origin.astype(np.float64) + aggregate
+        return self.replaced(self.origin.astype(np.float64) + aggregate, replies)
+
+    def replaced(self, parameters: Numbers, replies: Sequence[Mapping[str, Numbers]]) -> ArrayRecord:
+        """The new model of these parameters, medians of what is counted, the rest as it was."""
         arrays = self.form.parted(parameters, self.parameters)
         arrays |= {name: coordinate_median([reply[name] for reply in replies]) for name in self.counted}
         return self.form.record(arrays, {name: self.record[name] for name in self.excluded})
@@ -95,8 +115,11 @@ class Sound:
 
     node: int
     content: RecordDict
-    update: Floats
+    parts: tuple[Floats, ...]
+    """The parameters, flat, an array each."""
     others: Mapping[str, Numbers]
+    update: Floats | None = None
+    """(d,): the parameters minus what was sent, where that was asked for."""
 
 
 def first_model(replies: Iterable[Message], key: str, statistics: tuple[str, ...], exclude: tuple[str, ...]) -> Model | None:
@@ -114,17 +137,20 @@ def first_model(replies: Iterable[Message], key: str, statistics: tuple[str, ...
 
 
 def admitted(
-    replies: Sequence[Message], messages: Sequence[Message], model: Model, key: str
+    replies: Sequence[Message], messages: Sequence[Message], model: Model, key: str, *, differences: bool = True
 ) -> tuple[list[Sound], dict[int, str]]:
-    """The sound replies by node, and why those of the others are not used: everybody who was asked is in one of them."""
+    """The sound replies by node, and why those of the others are not used: everybody who was asked is in one of them.
+
+    differences: whether `update` is asked for.
+    """
     sound: dict[int, Sound] = {}
     rejected: dict[int, str] = {}
     for node, reply in owners(replies, messages):
         if node in sound:  # each node is asked once: of a second reply nobody knows who sent it
             continue
         try:
-            update, others = model.update(reply, key)
-            sound[node] = Sound(node, reply.content, update, others)
+            parts, others = model.received(reply, key)
+            sound[node] = Sound(node, reply.content, parts, others, model.difference(parts) if differences else None)
             rejected.pop(node, None)
         except ValueError as error:
             rejected[node] = str(error)[:REASON]
@@ -151,6 +177,15 @@ def owners(replies: Iterable[Message], messages: Iterable[Message]) -> list[tupl
             node = unknown
         found.append((node, reply))
     return found
+
+
+def is_finite(numbers: Numbers) -> bool:
+    """Whether no number is NaN or infinite: a finite sum of squares says so without a second array."""
+    flat = numbers.reshape(-1)
+    if flat.dtype.kind != "f" or flat.dtype.itemsize < 4:
+        return bool(np.isfinite(flat).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(flat @ flat) or np.isfinite(flat).all())
 
 
 def coordinate_median(values: Sequence[Numbers]) -> Numbers:

@@ -15,6 +15,7 @@ from flwr.supercore import log
 from fl_impl.aggregators import resolve
 from fl_impl.common.counts import tolerated
 from fl_impl.common.randomness import generator
+from fl_impl.flower.parts import aggregate_parts
 from fl_impl.flower.pulling import Patient
 from fl_impl.flower.records import Floats, form_of
 from fl_impl.flower.replies import STATISTICS, Model, Sound, admitted, count, first_model, medians
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unknown only where flwr is not installed
     """FedAvg with a robust rule: new = global + rule(x_i - global), over the sound replies x_1, ..., x_n.
+
+    For a rule that moves with all of them that is rule(x_i), which is what is computed, on the bytes that came.
 
     aggregator: a spec such as "nnm|trimmed_mean" or "krum", an Aggregator, or a function (updates (n, d), f) -> (d,).
     byzantine_fraction: f = floor(byzantine_fraction times the nodes that were asked), computed exactly, however many
@@ -92,7 +95,8 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         model = self._model or first_model(given, self.arrayrecord_key, self.statistics, self.exclude)
         if model is None:
             return None, None
-        sound, rejected = admitted(given, self._messages, model, self.arrayrecord_key)
+        differences = not self._as_received
+        sound, rejected = admitted(given, self._messages, model, self.arrayrecord_key, differences=differences)
         self.rejected[server_round] = rejected
         for node, reason in rejected.items():
             log(WARNING, "round %s: the reply of node %s is not used: %s", server_round, node, reason)
@@ -103,7 +107,11 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
             told = server_round, len(sound), self.rule.spec, needed, f
             log(WARNING, "round %s: %s sound replies, but %s needs %s for f=%s: the model stays", *told)
             return None, None
-        arrays = model.moved(self._aggregate(sound, f, server_round), [reply.others for reply in sound])
+        others = [reply.others for reply in sound]
+        if differences:
+            arrays = model.moved(self._aggregate(sound, f, server_round), others)
+        else:
+            arrays = model.replaced(aggregate_parts(self.rule, f, [reply.parts for reply in sound]), others)
         return arrays, self.train_metrics_aggr_fn([reply.content for reply in sound], self.weighted_by_key)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -112,9 +120,14 @@ class RobustStrategy(FedAvg):  # pyright: ignore[reportUntypedBaseClass]  # unkn
         contents = [reply.content for reply in replies if reply.has_content() and reply.content.metric_records]
         return self.evaluate_metrics_aggr_fn(contents, self.weighted_by_key) if contents else None
 
+    @property
+    def _as_received(self) -> bool:
+        """Whether the rule may be given models as they came: it moves with all of them, and is told nothing beside them."""
+        return self.rule.apart and "translation" in self.rule.symmetries and not self.rule.keywords.context
+
     def _aggregate(self, sound: Sequence[Sound], f: int, server_round: int) -> Floats:
         """(d,): the rule over the updates; a model without floating point parameters has none."""
-        updates = np.stack([reply.update for reply in sound])
+        updates = np.stack([reply.update for reply in sound if reply.update is not None])
         if not updates.shape[1]:
             return updates[0]
         aggregate = np.asarray(self.rule(updates, f=f, **self._context(sound, updates, server_round)))

@@ -23,7 +23,7 @@ ROWS: Final = 512
 
 
 @dataclass(frozen=True)
-class Layout:
+class AdapterLayout:
     """The tensors of a file, which adapters written alike share: beside theirs, n headers would be what memory grows by."""
 
     tensors: Mapping[str, Tensor]
@@ -44,7 +44,7 @@ class Stored:
 
     folder: Path
     config: Mapping[str, Any]
-    layout: Layout
+    layout: AdapterLayout
 
     @property
     def modules(self) -> Mapping[str, Pair]:
@@ -105,7 +105,7 @@ def open_folder(folder: str | Path, like: Stored | None = None) -> Stored:
     return Stored(folder, config, layout_of(folder, tensors))
 
 
-def layout_of(folder: Path, tensors: Mapping[str, Tensor]) -> Layout:
+def layout_of(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterLayout:
     """The layout of a file. Raises ValueError for factors that have no product, and for what is not of real numbers."""
     found = {pair.module: pair for pair in pairs(tensors, str(folder))}
     for pair in found.values():
@@ -115,7 +115,7 @@ def layout_of(folder: Path, tensors: Mapping[str, Tensor]) -> Layout:
     for key, tensor in tensors.items():
         if tensor.dtype not in FLOATING:
             raise ValueError(f"{folder}: {key} is of type {tensor.dtype}; adapters are of real numbers")
-    return Layout(tensors, found, whole(tensors))
+    return AdapterLayout(tensors, found, whole(tensors))
 
 
 def check_alike(clients: Sequence[Stored]) -> None:

@@ -22,7 +22,7 @@ Stack = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Layer:
+class DenseLayer:
     """The parameters of one linear layer, by name, and whether a ReLU comes after it."""
 
     weight: str
@@ -30,23 +30,25 @@ class Layer:
     relu: bool
 
 
-def dense_layers(task: Task) -> tuple[Layer, ...] | None:
+def dense_layers(task: Task) -> tuple[DenseLayer, ...] | None:
     """The layers of a perceptron of Linear and ReLU under cross entropy; None for any other task."""
     module = task.module
     if not isinstance(module, nn.Sequential) or task.loss is not functional.cross_entropy:
         return None
     parts = list(module.named_children())
-    layers: list[Layer] = []
+    layers: list[DenseLayer] = []
     for index, (name, part) in enumerate(parts):
         after = parts[index + 1][1] if index + 1 < len(parts) else None
         if type(part) is nn.Linear and {f"{name}.weight", f"{name}.bias"} <= set(task.layout.names):
-            layers.append(Layer(f"{name}.weight", f"{name}.bias", type(after) is nn.ReLU))
+            layers.append(DenseLayer(f"{name}.weight", f"{name}.bias", type(after) is nn.ReLU))
         elif type(part) is not nn.ReLU or not layers or type(parts[index - 1][1]) is not nn.Linear:
             return None
     return tuple(layers) if layers and not layers[-1].relu else None
 
 
-def dense_gradient(layers: tuple[Layer, ...], weights: Stack, x: torch.Tensor, y: torch.Tensor, out: Stack) -> torch.Tensor:
+def dense_gradient(
+    layers: tuple[DenseLayer, ...], weights: Stack, x: torch.Tensor, y: torch.Tensor, out: Stack
+) -> torch.Tensor:
     """Write the gradients of n perceptrons on (n, b, features) inputs and (n, b) labels to out; return the (n,) losses."""
     inputs = [x]
     for layer in layers:

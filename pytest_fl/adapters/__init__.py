@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from pytest_fl.adapters import functions, ours
 from pytest_fl.adapters.options import Options
@@ -17,10 +17,15 @@ from pytest_fl.adapters.process import command
 from pytest_fl.adapters.registry import adapted, adapter
 from pytest_fl.subjects.subject import Subject
 
+if TYPE_CHECKING:
+    from pytest_fl.subjects.memory import Memory
+
 __all__ = ["adapter", "as_subject", "command"]
 
 CALLING: Final = frozenset({"form", "result", "root", "f"})
 """Options that say how a rule is called."""
+OVER_ROUNDS: Final = ("warm_up", "within", "influence", "step", "recovers")
+"""Options that say what holds of a rule with memory: the fields of `Memory`."""
 
 
 def as_subject(aggregator: object, **options: Unpack[Options]) -> Subject:
@@ -48,6 +53,10 @@ def as_subject(aggregator: object, **options: Unpack[Options]) -> Subject:
     if kappa is not None:
         changes["kappa"] = _function_of("kappa", kappa, "n, f", 5, 1)
         changes["exact"] = False
+    if known.get("stateful"):
+        changes["memory"] = _memory(known)
+    elif said := sorted(known.keys() & set(OVER_ROUNDS)):
+        raise ValueError(f"expected stateful=True beside {', '.join(said)}: it is claimed of a rule with memory")
     if symmetries is not None:
         changes["symmetries"] = _known(symmetries)
     return replace(subject, **changes)
@@ -58,6 +67,8 @@ def _subject_of(aggregator: object, options: Options) -> Subject:
         return aggregator
     if isinstance(aggregator, str):
         return _spec(aggregator, options)
+    if options.get("stateful"):
+        return ours.remembering(aggregator) or functions.subject(aggregator, options=options)
     by_library = adapted(aggregator)
     if by_library is None:
         return functions.subject(aggregator, options=options)
@@ -72,7 +83,8 @@ def _spec(text: str, options: Options) -> Subject:
 
     parts = split(text, "|")
     if not all(":" in part.partition("(")[0] for part in parts):
-        return ours.of_spec(text)
+        found = ours.of_spec(text)
+        return ours.remembering(ours.rule_of(text)) or found if options.get("stateful") else found
     steps = tuple(_imported(part.strip()) for part in parts)
     return _subject_of(steps if len(steps) > 1 else next(iter(steps)), options)
 
@@ -87,6 +99,22 @@ def _imported(text: str) -> object:
     spec = specs.parse(call)
     made: Any = specs.import_attribute(f"{module}:{spec.name}")
     return partial(made, *spec.arguments, **spec.options) if spec.arguments or spec.options else made
+
+
+def _memory(options: Options) -> Memory:
+    """What is claimed over rounds. Raises ValueError for what is no number of rounds, no length and no function."""
+    from pytest_fl.subjects.memory import Memory  # noqa: PLC0415  # it needs the guard, which few subjects do here
+
+    said: dict[str, Any] = {name: options.get(name) for name in OVER_ROUNDS if options.get(name) is not None}
+    for name in ("warm_up", "recovers"):
+        if name in said and not (isinstance(said[name], int) and said[name] >= 0):
+            raise ValueError(f"expected {name} to be a number of rounds from 0, got {said[name]!r}")
+    for name in ("within", "step"):
+        if name in said and not (isinstance(said[name], int | float) and said[name] >= 0):
+            raise ValueError(f"expected {name} to be a number from 0, got {said[name]!r}")
+    if "influence" in said:
+        _function_of("influence", said["influence"], "n, f", 5, 1)
+    return Memory(**said)
 
 
 def _function_of(name: str, function: Any, arguments: str, *example: int) -> Any:

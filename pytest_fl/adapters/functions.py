@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from pytest_fl.adapters.models import Layout, layout_of, one_layer, several_laye
 from pytest_fl.adapters.options import Options
 from pytest_fl.adapters.readings import Reading
 from pytest_fl.adapters.registry import origin
-from pytest_fl.adapters.signatures import Fixed, Telling, fixed_in, telling
-from pytest_fl.adapters.trial import EXAMPLES, Apply, D, Root, Trial, Way, layered, refused, refuses_float64, tried
+from pytest_fl.adapters.signatures import Fixed, Telling, fixed_in, makes_objects, telling
+from pytest_fl.adapters.trial import EXAMPLES, Apply, D, FormTrial, Root, Way, layered, refused, refuses_float64, tried
 from pytest_fl.subjects.subject import Subject, majority
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def subject(
     f = fixed.f if fixed and fixed.f is not None else 1
     n = max(needed(f) if callable(needed) else 0, 4 * f + 7)
     copied = _copied(rule, said)
+    if said.get("stateful"):  # every call below is the first of an object
+        stage = copied = _forgetful(stage, rule, said)
     trial = _tried(copied, said, n, f, form)
     way = trial.way or Way(next(forms()), root=_root(stage, said))
     call = _calling(stage.apply, way) if trial.way else _retried(stage, said)
@@ -93,6 +95,8 @@ def subject(
         changes["tensor_call"] = partial(_differentiably, stage.apply, way)
     if trial.way and (renew := _renewing(rule, said)) is not None:
         changes["renew"] = lambda: fit(_calling(renew().apply, way))
+    if said.get("stateful"):
+        facts.append("made anew for each history")
     called = ", ".join(filter(None, (f"called as {named(rule)}({way.form.name})", *facts)))
     return Subject(
         name=".".join(filter(None, (prefix, named(rule)))),
@@ -126,7 +130,7 @@ def _copied(rule: object, said: Options) -> Stage:
 
 def _renewing(rule: object, said: Options) -> Callable[[], Stage] | None:
     """-> the stage of an object made anew: a class is built again, an object copied as it was handed over."""
-    if inspect.isroutine(rule) and not inspect.ismethod(rule):
+    if inspect.isroutine(rule) and not inspect.ismethod(rule) and not (said.get("stateful") and makes_objects(rule)):
         return None
     try:
         pristine = copy.deepcopy(rule)
@@ -135,10 +139,21 @@ def _renewing(rule: object, said: Options) -> Callable[[], Stage] | None:
     return lambda: staged(copy.deepcopy(pristine), said)
 
 
-def _tried(stage: Stage, said: Options, n: int, f: int, form: str | None) -> Trial:
+def _forgetful(stage: Stage, rule: object, said: Options) -> Stage:
+    """The stage with an object of its own for each call. Raises ValueError where none can be made."""
+    renew = _renewing(rule, said)
+    if renew is None:
+        raise ValueError(
+            f"expected a class, a factory such as lambda: Rule(), or an object that can be copied, with stateful=True; got "
+            f"{named(rule)}, of which no new one can be made for each history"
+        )
+    return replace(stage, apply=lambda *told: renew().apply(*told))
+
+
+def _tried(stage: Stage, said: Options, n: int, f: int, form: str | None) -> FormTrial:
     """The form, found by trying."""
     if form:
-        return Trial(Way(form_named(form), root=_root(stage, said)))  # the library's adapter knows
+        return FormTrial(Way(form_named(form), root=_root(stage, said)))  # the library's adapter knows
     return tried(stage.apply, n, f, _ways(stage, said))
 
 
@@ -233,6 +248,8 @@ def _staged(rule: object, said: Options) -> Stage:
         return _pipe([_staged(step, said) for step in rule])
     if inspect.isclass(rule) or (isinstance(rule, partial) and inspect.isclass(rule.func)):
         return _class(rule, said)
+    if said.get("stateful") and makes_objects(rule):
+        return _class(cast("Any", rule), said)
     if inspect.isroutine(rule) or isinstance(rule, partial):
         return _function(rule, said)
     return _function(method(rule), said)

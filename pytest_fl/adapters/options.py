@@ -23,5 +23,17 @@ class Options(TypedDict, total=False):
     """Where the aggregate stands in what comes back: a function, a key, or "index", "mask", "indices", "weights"."""
     root: Callable[[Any], Any] | str | bool | None
     """The server's own update: True for the median of the updates, a function of them, or the parameter that takes it."""
+    stateful: bool | None
+    """Whether it is a rule with memory, made anew for each history: a class, a factory or an object (docs/stateful.md)."""
+    warm_up: int | None
+    """With `stateful`: rounds of agreement after which it gives the agreed row."""
+    within: float | None
+    """How far from that row it may then be, as a share of the largest honest row so far."""
+    influence: Callable[[int, int], float] | None
+    """(n, f) -> how far from that row f attackers can keep it."""
+    step: float | None
+    """The farthest that the result moves from round to round."""
+    recovers: int | None
+    """Rounds after the last attack by which it gives the row on which all agree."""
     f: int | str | None
     """f of a rule that is for one f only, or the name of the parameter that takes f."""

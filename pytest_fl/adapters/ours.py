@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -11,6 +13,10 @@ from pytest_fl.subjects.subject import Subject, Updates
 
 if TYPE_CHECKING:
     from fl_impl.aggregators.base import Aggregator
+
+
+TOLD: Final = {"previous": "its last result", "history": "what each client has sent so far", "root": "a root update"}
+"""What a server tells a rule beside the updates of the round."""
 
 
 @adapter("fl_impl")
@@ -23,6 +29,37 @@ def ours(rule: object) -> Subject | None:
             f"expected a rule, got the pre-aggregator {rule.spec}: put one after it, as in {rule.spec} | trimmed_mean"
         )
     return _of(rule) if isinstance(rule, Aggregator) else None
+
+
+def rule_of(text: str) -> Aggregator:
+    """The aggregator of a spec."""
+    from fl_impl.aggregators import resolve  # noqa: PLC0415  # only where a spec was handed over
+
+    return resolve(text)
+
+
+def remembering(rule: object) -> Subject | None:
+    """One of our rules as a server leads it through rounds: told its last result, and what each client has sent so far."""
+    from fl_impl.aggregators import Aggregator  # noqa: PLC0415  # only where one was handed over
+
+    if not isinstance(rule, Aggregator):
+        return None
+
+    def renew() -> Callable[[Updates, int], Any]:
+        told: dict[str, Any] = {}
+
+        def call(updates: Updates, f: int) -> Any:
+            context = {**_context(rule, updates), **{name: told[name] for name in rule.keywords.context & told.keys()}}
+            if "history" in rule.keywords.context:
+                context["history"] = told["history"] = told.get("history", 0.0) + updates
+            told["previous"] = rule(updates, f=f, **context)
+            return told["previous"]
+
+        return call
+
+    told = [words for name, words in TOLD.items() if name in rule.keywords.context]
+    called = f"called as {rule.spec}, told {' and '.join(told) or 'the updates alone'}, made anew for each history"
+    return replace(_of(rule), call=lambda updates, f: renew()(updates, f), renew=renew, tensor_call=None, called=called)
 
 
 def of_spec(text: str) -> Subject:

@@ -154,6 +154,20 @@ def telling(function: Callable[..., Any], takes_updates: bool, f: str | None = N
     return Telling(**names, position=by_place, updates=by_name, fixed=_bound(function, told))
 
 
+def makes_objects(function: object) -> bool:
+    """Whether a function is a factory of rules: it can be called without arguments, or with f, f / n or n alone."""
+    if not callable(function) or not (inspect.isroutine(function) or isinstance(function, partial)):
+        return False
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    known = NUMBER | FRACTION | CLIENTS
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
+    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return not several and all(p.name.lower().strip("_") in known for p in needed)
+
+
 def _filled(
     function: Callable[..., Any], rest: Sequence[inspect.Parameter], takes_updates: bool, f: str | None, root: str | bool
 ) -> dict[str, str | None]:

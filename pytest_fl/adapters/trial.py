@@ -74,7 +74,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Trial:
+class FormTrial:
     """What was found: the way, if any, and what each attempt raised."""
 
     way: Way | None
@@ -87,7 +87,7 @@ class Trial:
     """(updates, f, answer) of the first call in the way that was found."""
 
 
-def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> Trial:
+def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> FormTrial:
     """The best way: one that gives an aggregate, is right where all clients agree, and gives it in kind.
 
     The first that is all three ends the search. So a rule that returns None or hangs still becomes a subject, and the checks
@@ -100,7 +100,7 @@ def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> Trial:
         of_layers = _of_layers(apply, n, f, ways)
         found, first = (found, first) if of_layers is None else (of_layers, None)
     if found is not None or hung:
-        return Trial(found, errors, hung=hung, first=first)
+        return FormTrial(found, errors, hung=hung, first=first)
     plain = [way for way in ways if way.form.model is None][:5] or ways[:5]
     deadline = time.monotonic() + containers.SECONDS
     for d in _sizes(errors):
@@ -108,8 +108,8 @@ def tried(apply: Apply, n: int, f: int, ways: Iterable[Way]) -> Trial:
         if time.monotonic() > deadline:
             break
         if found is not None:
-            return Trial(found, errors, d, first=first)
-    return Trial(None, errors)
+            return FormTrial(found, errors, d, first=first)
+    return FormTrial(None, errors)
 
 
 def _of_layers(apply: Apply, n: int, f: int, ways: Sequence[Way]) -> Way | None:

@@ -25,7 +25,7 @@ ROWS: Final = 40
 """Rows of the table that one run tries; the seed says which."""
 
 
-class Cost(NamedTuple):
+class ExactCost(NamedTuple):
     """A row of the table: what so many rounds cost, exactly."""
 
     noise: float
@@ -42,14 +42,14 @@ class Cost(NamedTuple):
 
 
 @cache
-def exact_costs() -> tuple[Cost, ...]:
+def exact_costs() -> tuple[ExactCost, ...]:
     """The table that `scripts/accountant_table.py` makes, where two methods agree on each row."""
     with (files("pytest_fl") / "oracles/data/accountant.csv").open(encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
-    return tuple(Cost(float(z), float(delta), float(q), int(t), float(e), float(w)) for z, delta, q, t, e, w in rows)
+    return tuple(ExactCost(float(z), float(delta), float(q), int(t), float(e), float(w)) for z, delta, q, t, e, w in rows)
 
 
-def _some(rng: np.random.Generator) -> list[Cost]:
+def _some(rng: np.random.Generator) -> list[ExactCost]:
     rows = exact_costs()
     return [rows[i] for i in sorted(rng.permutation(len(rows))[:ROWS])]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Unpack
 
@@ -12,9 +13,10 @@ import pytest
 
 from pytest_fl.adapters.options import Options
 from pytest_fl.checks import Check
+from pytest_fl.checks.histories import HistoryCheck
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine.isolation import Examiner, Isolation, examiner
-from pytest_fl.engine.targets import Target, target
+from pytest_fl.engine.targets import Target, distinct, target
 from pytest_fl.reporting import current
 from pytest_fl.reporting.failures import CheckFailed
 from pytest_fl.reporting.results import Row
@@ -26,6 +28,7 @@ def conformance(
     expected_failures: Mapping[str, str] | None = None,
     checks: Iterable[str] | None = None,
     skip: Iterable[str] = (),
+    ids: Sequence[str] | None = None,
     **options: Unpack[Options],
 ) -> pytest.MarkDecorator:
     """Parametrise `def test_byzantine_mine(check): check()` over every check of each aggregator, or of each other part.
@@ -36,16 +39,23 @@ def conformance(
     names of `fl_impl.aggregators.base.SYMMETRIES`. `claims="krum"`: it is that rule, with its constants.
     `form`, `result`, `root`, `f`: how it is called, where that is not found by trying (`pytest_fl.adapters.options`).
     `expected_failures`: name of a check -> why it is known to fail. `checks`: only these; `skip`: all but these.
+    `ids`: a name for each thing; where none are given and two have one name, their modules or their settings tell them apart.
 
     Raises ValueError for nothing to judge, for what is neither, and for the name of a check that does not exist.
     """
     if not things:
         raise ValueError("conformance needs at least one thing to judge: @pytest_fl.conformance(my_rule)")
-    targets = [target(thing, **options) for thing in things]
+    if len(things) == 1 and _is_the_test(things[0]):
+        raise ValueError("expected what is judged in brackets, @pytest_fl.conformance(my_rule), got the test itself")
+    targets = distinct([target(thing, **options) for thing in things], ids)
     known = dict(expected_failures or {})
     pairs = [(judged, check) for judged in targets for check in judged.checks(checks, skip)]
     _refuse_unknown(known, {check.name for _, check in pairs})
     return pytest.mark.parametrize("check", [_parameter(judged, check, known.get(check.name)) for judged, check in pairs])
+
+
+def _is_the_test(thing: object) -> bool:
+    return inspect.isfunction(thing) and thing.__name__.startswith("test") and "check" in inspect.signature(thing).parameters
 
 
 audit = conformance
@@ -59,7 +69,7 @@ def _refuse_unknown(names: Iterable[str], known: Iterable[str]) -> None:
         lookup(name, dict.fromkeys(known), "the name of a check")
 
 
-def _parameter(judged: Target, check: Check | Audit, expected: str | None) -> object:
+def _parameter(judged: Target, check: Check | Audit | HistoryCheck, expected: str | None) -> object:
     marks = (pytest.mark.fl, pytest.mark.byzantine) if judged.part is None else (pytest.mark.fl,)
     return pytest.param(Case(judged, check, expected), id=f"{judged.name}-{check.name}", marks=marks)
 
@@ -69,7 +79,7 @@ class Case:
     """One check of one subject; calling it runs it, and fails, skips or expects as pytest understands."""
 
     target: Target
-    check: Check | Audit
+    check: Check | Audit | HistoryCheck
     expected: str | None = None
 
     def __call__(self) -> Row:

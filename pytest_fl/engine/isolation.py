@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -33,6 +34,7 @@ from pytest_fl.subjects.witness import Witness
 
 if TYPE_CHECKING:
     from pytest_fl.checks import Check
+    from pytest_fl.checks.histories import HistoryCheck
     from pytest_fl.checks.parts import Audit
     from pytest_fl.engine.targets import Target
     from pytest_fl.subjects.profiles import Profile
@@ -57,7 +59,7 @@ class Examiner(Protocol):
     notes: tuple[str, ...]
     """How the subject is called, once it has been."""
 
-    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None, file: Path | None = None) -> Row:
         """The row of the check, on a saved round alone where one is given, whatever the subject does.
 
         Raises ValueError where it can be called in no way.
@@ -77,7 +79,7 @@ def examiner(target: Target, profile: Profile, isolation: Isolation = "process",
     """Who judges this target: in a child process where that is asked for and possible. `checks`: how many share the time."""
     if target.part is not None:
         profile = replace(profile, seconds=PART_SECONDS, check_seconds=parts.SECONDS)
-    budget = Budget(profile, len(target.checks()) if checks is None else checks)
+    budget = TimeBudget(profile, len(target.checks()) if checks is None else checks)
     if isolation == "none" or not can_fork():
         return InProcess(target, profile, budget)
     return InChild(target, profile, budget)
@@ -94,7 +96,7 @@ def _jax_runs() -> bool:
 
 
 @dataclass
-class Budget:
+class TimeBudget:
     """The time of all checks of a subject, and the checks that share it."""
 
     profile: Profile
@@ -120,11 +122,11 @@ class InProcess:
 
     target: Target
     profile: Profile
-    budget: Budget
+    budget: TimeBudget
     session: Session | None = None
     notes: tuple[str, ...] = ()
 
-    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None, file: Path | None = None) -> Row:
         """The row of the check."""
         with ends_refused():
             if self.session is None:
@@ -174,7 +176,7 @@ class InChild:
 
     target: Target
     profile: Profile
-    budget: Budget
+    budget: TimeBudget
     name: str = ""
     """As its adapter calls it; found when it is made."""
     explores: bool = True
@@ -191,7 +193,7 @@ class InChild:
     def __post_init__(self) -> None:
         self.name = self.target.name
 
-    def examine(self, check: Check | Audit, expected: str | None = None, file: Path | None = None) -> Row:
+    def examine(self, check: Check | Audit | HistoryCheck, expected: str | None = None, file: Path | None = None) -> Row:
         """The row of the check; one that says how the child ended, where it did."""
         if self.over:
             return _row(self.name, check, "not_run", self.over)
@@ -208,20 +210,20 @@ class InChild:
         self.budget.spent += time.monotonic() - began
         return row
 
-    def _ended(self, check: Check | Audit, how: str) -> Row:
+    def _ended(self, check: Check | Audit | HistoryCheck, how: str) -> Row:
         """The row of a check before which the child ended, with the round that it was at, if any."""
         row = _row(self.name, check, "failed", how)
         if self.last is None:
             return row
         return replayable(replace(row, counterexample=counterexample(self.name, check.name, self.last, how)), self.target)
 
-    def _confirmed(self, row: Row, check: Check | Audit) -> Row:
+    def _confirmed(self, row: Row, check: Check | Audit | HistoryCheck) -> Row:
         """The row; with another line to run where its round does not fail in a child that has seen no other."""
         if self.confirming <= 0 or "did not return" in row.reason:  # to wait again tells nothing new
             return row
         assert row.counterexample is not None
         began = time.monotonic()
-        other = InChild(self.target, self.profile, Budget(self.profile, 1), explores=False)
+        other = InChild(self.target, self.profile, TimeBudget(self.profile, 1), explores=False)
         with contextlib.closing(other):
             again = other.examine(check, file=Path(str(row.counterexample["file"])).absolute())
         self.confirming -= time.monotonic() - began
@@ -244,7 +246,7 @@ class InChild:
         self.close()
         return f"{how}, when it was made or called for the first time{words and ', '}{words}"
 
-    def _examine(self, check: Check | Audit, expected: str | None, seconds: float, file: Path | None) -> Row:
+    def _examine(self, check: Check | Audit | HistoryCheck, expected: str | None, seconds: float, file: Path | None) -> Row:
         assert self.child is not None
         asked = {"check": check.name, "expected": expected, "seconds": seconds}
         self.child.ask(asked if file is None else {**asked, "file": str(file)})
@@ -256,7 +258,7 @@ class InChild:
             return as_expected(_row(self.name, check, "failed", answer["broken"]), expected)
         return as_expected(self._died(check, answer), expected)
 
-    def _died(self, check: Check | Audit, answer: dict[str, Any]) -> Row:
+    def _died(self, check: Check | Audit | HistoryCheck, answer: dict[str, Any]) -> Row:
         """The row of a check in which the child ended; the round that it was at is saved."""
         assert self.child is not None
         how = self.child.ending(answer)
@@ -294,7 +296,7 @@ class InChild:
             self.child = None
 
 
-def _row(subject: str, check: Check | Audit, outcome: Literal["failed", "not_run"], reason: str) -> Row:
+def _row(subject: str, check: Check | Audit | HistoryCheck, outcome: Literal["failed", "not_run"], reason: str) -> Row:
     value = float("inf") if outcome == "failed" else 0.0
     return Row(subject, check.name, check.claim, outcome, value=value, reason=reason)
 
@@ -315,6 +317,8 @@ class Child:
     def start(cls, target: Target, profile: Profile, *, explores: bool = True) -> Child:
         """Fork; in the child this never returns."""
         list(ADAPTERS)  # imported once, here: otherwise in every child anew
+        if target.part is None:
+            import_module("hypothesis")  # the same: 0.2 s
         asked, ask = os.pipe()
         answered, answer = os.pipe()
         output = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the child does

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_fl.reporting.results import Row
     from pytest_fl.subjects.profiles import Profile
 
-WORDS: Final = ("claims", "form", "f", "root", "result")
+WORDS: Final = ("claims", "form", "f", "root", "result", "warm_up", "within", "step", "recovers")
 """Options that are written as they are, where they are words or numbers."""
 REMEMBERS: Final = "this round alone does not fail, since what the rule answers depends on the calls before it"
 
@@ -84,7 +84,9 @@ def _options(target: Target) -> Iterator[str]:
             yield f"{option}={','.join(sorted([value] if isinstance(value, str) else value))}"
         elif name == "root" and isinstance(value, bool):
             yield from [f"{option}=True"] * value
-        elif name in WORDS and isinstance(value, str | int):
+        elif name == "stateful":
+            yield from ["--stateful"] * bool(value)
+        elif name in WORDS and isinstance(value, str | int | float):
             yield f"{option}={shlex.quote(str(value))}"
         else:
             raise Unnamed(f"{name} is no text that could stand on a command line")

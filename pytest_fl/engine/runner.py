@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Unpack
 
 from pytest_fl.adapters.options import Options
-from pytest_fl.checks import Check, all_checks
 from pytest_fl.engine.isolation import Isolation, examiner
 from pytest_fl.engine.search import judge
 from pytest_fl.engine.session import run_check
 from pytest_fl.engine.targets import target
 from pytest_fl.reporting.report import Report
+from pytest_fl.subjects.histories import History
 from pytest_fl.subjects.profiles import Profile, profile_named
 from pytest_fl.subjects.round import Round
 
@@ -58,11 +58,12 @@ def replay(path: str | Path, aggregator: object, *, isolation: Isolation = "proc
     """
     from fl_impl.common.specs import lookup  # noqa: PLC0415  # fl_impl is loaded when a check is chosen
 
-    _, known = Round.load(Path(path))
-    check: Check = lookup(known.get("check", ""), all_checks(), "the name of a check")
-    judged = target(aggregator, **options)
+    history = History.load(Path(path))
+    _, known = history or Round.load(Path(path))
+    judged = target(aggregator, **(options | Options(stateful=True) if history else options))
     if judged.part is not None:
         raise ValueError(f"expected an aggregator to replay {path} on, got the {type(judged.part).__name__} {judged.name}")
+    check = lookup(known.get("check", ""), {check.name: check for check in judged.checks()}, "the name of a check")
     with closing(examiner(judged, profile_named("default"), isolation, 1)) as who:
         return Report((who.examine(check, file=Path(path)),), notes=who.notes)
 

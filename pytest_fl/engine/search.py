@@ -6,6 +6,7 @@ import contextlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -127,13 +128,25 @@ def _stored(rule: Rule, check: Check) -> Iterator[Round]:
     root = running.rootdir if running else Path.cwd()
     for folder in (root / "tests" / "rounds", root / current.FOLDER):
         for path in sorted(folder.glob("*.npz")):
-            try:
-                round_, known = Round.load(path)
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-                continue  # not ours, or half written by a run that was killed
-            mine = known.get("subject") == rule.subject.name or folder.name == "rounds"
-            if mine and known.get("check") == check.name and rule.takes(round_.n, round_.f):
-                yield round_
+            with contextlib.suppress(OSError):  # gone in the meantime
+                found = path.stat()
+                subject, wanted = _saved_for(path, found.st_mtime_ns, found.st_size)
+                mine = subject == rule.subject.name or folder.name == "rounds"
+                if mine and wanted == check.name:
+                    round_, _ = Round.load(path)
+                    if rule.takes(round_.n, round_.f):
+                        yield round_
+
+
+@lru_cache(maxsize=4096)
+def _saved_for(path: Path, changed: int, size: int) -> tuple[str, str]:
+    """The subject and the check of a file, read once as long as it does not change; empty where it is none of ours."""
+    del changed, size
+    try:
+        _, known = Round.load(path)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        return "", ""  # not ours, or half written by a run that was killed
+    return known.get("subject", ""), known.get("check", "")
 
 
 def _shrunk(rule: Rule, check: Check, worst: Finding) -> Finding:

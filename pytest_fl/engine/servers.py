@@ -54,7 +54,7 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class History:
+class ServerHistory:
     """The rounds of a run, and how it ended if not well."""
 
     rounds: tuple[Seen, ...]
@@ -64,7 +64,7 @@ class History:
     """The sentence by which it refused a round in which too few updates were left."""
 
 
-class Server(Protocol):
+class JudgedServer(Protocol):
     """What is held to the invariants."""
 
     clients: int
@@ -72,7 +72,7 @@ class Server(Protocol):
     refuses: bool
     """Whether it promises to refuse malformed updates: then they are none of the f."""
 
-    def run(self, plan: FaultPlan, rounds: int) -> History:
+    def run(self, plan: FaultPlan, rounds: int) -> ServerHistory:
         """Rounds from the beginning, under a plan; the same for the same plan."""
         ...
 
@@ -108,7 +108,7 @@ class Federation:
         """The quorum, or what the rule needs."""
         return max(self.config.min_clients, self.config.rule.min_clients(f))
 
-    def run(self, plan: FaultPlan, rounds: int) -> History:
+    def run(self, plan: FaultPlan, rounds: int) -> ServerHistory:
         """Rounds of the coordinator."""
         from fl_impl import FederatedLearningCoordinator  # noqa: PLC0415  # it imports torch
         from fl_impl.faults import faulty  # noqa: PLC0415  # likewise
@@ -124,13 +124,13 @@ class Federation:
             except Exception as error:  # noqa: BLE001  # whatever ends the server is the finding
                 said = f"round {number}: {type(error).__name__}: {error}"
                 if isinstance(error, ValueError) and self.too_few(plan, honest.get(number, {}), number):
-                    return History(tuple(seen), refused=said)
-                return History(tuple(seen), said)
+                    return ServerHistory(tuple(seen), refused=said)
+                return ServerHistory(tuple(seen), said)
             after = coordinator.parameters.astype(np.float64)
             wrong = frozenset(result.byzantine)
             seen.append(Seen(number, before, after, honest.get(number, {}), wrong, result.num_clients))
             before = after
-        return History(tuple(seen))
+        return ServerHistory(tuple(seen))
 
     def too_few(self, plan: FaultPlan, asked: Mapping[int, Vector], number: int) -> bool:
         """Whether so few updates arrive that a round is rightly refused."""
@@ -162,7 +162,7 @@ class FlowerServer:
         """What the rule needs."""
         return self.min_clients(f)
 
-    def run(self, plan: FaultPlan, rounds: int) -> History:
+    def run(self, plan: FaultPlan, rounds: int) -> ServerHistory:
         """Rounds of the server."""
         from fl_impl.faults.messages import faulty_grid  # noqa: PLC0415  # flwr is optional
 
@@ -182,7 +182,7 @@ class FlowerServer:
         models = {**sent, max(sent, default=0) + 1: vector_of(last) if last else sent.get(max(sent, default=0), np.zeros(0))}
         done = [number for number in sorted(sent) if not (ended and number == max(sent))]
         seen = [Seen(number, models[number], models[number + 1], honest.get(number, {})) for number in done]
-        return History(tuple(seen), ended)
+        return ServerHistory(tuple(seen), ended)
 
 
 def recorder(honest: dict[int, dict[int, Vector]]) -> Callable[[int, int, Any], None]:
@@ -231,7 +231,7 @@ def quiet() -> Generator[None]:
 
 def server_of(
     subject: Any, *, clients: int, f: int | None, kappa: Kappa | None, rounds_key: str, seed: int, run_config: dict[str, Any]
-) -> Server:
+) -> JudgedServer:
     """What somebody hands over as a server. Raises ValueError for what is none.
 
     A rule's spec or an FLConfig; a Flower strategy, its class, a partial of it or a function that makes one; a Flower

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from pytest_fl.checks import Check, all_checks
+from pytest_fl.checks.histories import HistoryCheck
 from pytest_fl.checks.parts import Audit
 from pytest_fl.engine import parts
+from pytest_fl.engine.histories import replayed_history, row_of_histories
 from pytest_fl.engine.identities import identity
 from pytest_fl.engine.rows import Finding, as_expected, row_of
 from pytest_fl.engine.saving import counterexample
@@ -22,6 +24,7 @@ from pytest_fl.reporting.results import Row
 from pytest_fl.subjects import traces
 from pytest_fl.subjects.grid import grid
 from pytest_fl.subjects.guard import Misbehaved, OutOfTime, Rule, warming_up
+from pytest_fl.subjects.histories import History
 from pytest_fl.subjects.parts import Part
 from pytest_fl.subjects.profiles import Profile
 from pytest_fl.subjects.round import Round
@@ -80,14 +83,16 @@ class Session:
 
     def identity(self) -> str:
         """What the rule is seen to be; empty where it is no rule, or not even called."""
-        if not isinstance(self.judged, Rule) or self.judged.hung:
+        if not isinstance(self.judged, Rule) or self.judged.hung or self.judged.subject.memory is not None:
             return ""
         self.judged.deadline = self.judged.stop = math.inf
         with contextlib.suppress(Misbehaved):
             return str(identity(self.judged))
         return ""
 
-    def examine(self, check: Check | Audit, expected: str | None, seconds: float, file: Path | None = None) -> Row:
+    def examine(
+        self, check: Check | Audit | HistoryCheck, expected: str | None, seconds: float, file: Path | None = None
+    ) -> Row:
         """The row of one check, which may take so many seconds; the state of the process is as before.
 
         `file`: a rule is judged on this saved round alone. Raises ValueError for a file that holds none.
@@ -124,14 +129,18 @@ def share(left: float, checks_left: int, profile: Profile) -> float:
     return min(profile.check_seconds, max(left, 0.0) / max(checks_left, 1))
 
 
-def run_check(judged: Rule | Part, check: Check | Audit, profile: Profile, expected_failures: Mapping[str, str]) -> Row:
+def run_check(
+    judged: Rule | Part, check: Check | Audit | HistoryCheck, profile: Profile, expected_failures: Mapping[str, str]
+) -> Row:
     """The row of one (subject, check) pair; a failure is shrunk, and saved where it can be replayed from."""
     started = time.perf_counter()
     subject = judged.subject if isinstance(judged, Rule) else judged
     reason = check.needs(cast("Any", subject))
     if reason:
         return Row(subject.name, check.name, check.claim, "not_claimed", reason=reason)
-    if isinstance(judged, Rule):
+    if isinstance(check, HistoryCheck):
+        row = row_of_histories(cast("Rule", judged), check, profile)
+    elif isinstance(judged, Rule):
         row = _of_rule(judged, cast("Check", check), profile)
     else:
         row = row_of(subject.name, check, parts.search(judged, cast("Audit", check), profile.seed))
@@ -154,9 +163,19 @@ def _of_rule(rule: Rule, check: Check, profile: Profile) -> Row:
     return row_of(name, check, finding, shown)
 
 
-def _again(rule: Rule, check: Check | Audit, file: Path) -> Row:
-    row = replayed(rule, cast("Check", check), Round.load(file)[0])
+def _again(rule: Rule, check: Check | Audit | HistoryCheck, file: Path) -> Row:
+    row = _once(rule, check, file)
     return row if row.counterexample is None else replace(row, counterexample={**row.counterexample, "file": str(file)})
+
+
+def _once(rule: Rule, check: Check | Audit | HistoryCheck, file: Path) -> Row:
+    """The row of the round in a file, or of the history. Raises ValueError where it holds the other of the two."""
+    history = History.load(file)
+    if isinstance(check, HistoryCheck) is (history is None):
+        raise ValueError(f"expected {file} to hold {'one round' if history else 'a history'}: it was saved by another check")
+    if history is not None:
+        return replayed_history(rule, cast("HistoryCheck", check), history[0])
+    return replayed(rule, cast("Check", check), Round.load(file)[0])
 
 
 def replayed(rule: Rule, check: Check, round_: Round) -> Row:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hypothesis
 import numpy as np
 
-from pytest_fl.engine.servers import History, Kappa, Seen, Server, Vector, server_of
+from pytest_fl.engine.servers import JudgedServer, Kappa, Seen, ServerHistory, Vector, server_of
 from pytest_fl.inputs.plans import fault_plans
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def survives(
     return survival
 
 
-def smallest(server: Server, broken: NotSurvived, rounds: int) -> NotSurvived:
+def smallest(server: JudgedServer, broken: NotSurvived, rounds: int) -> NotSurvived:
     """The same invariant broken by fewer faults, clients and rounds: one by one, as long as it stays broken."""
     tries = SHRINKING
     progress = True
@@ -154,7 +154,7 @@ def smaller(plan: FaultPlan, rounds: int) -> Iterable[FaultPlan]:
         yield from (replace(plan, faults=(*rest[0], changed, *rest[1])) for changed in narrower + fewer)
 
 
-def judge(server: Server, plan: FaultPlan, rounds: int, survival: Survival) -> None:
+def judge(server: JudgedServer, plan: FaultPlan, rounds: int, survival: Survival) -> None:
     """Run a plan, and what it is compared with. Raises NotSurvived where an invariant is broken."""
     history = server.run(plan, rounds)
     calm = plan.without("kept")
@@ -173,7 +173,9 @@ def message(invariant: str, said: str, plan: FaultPlan) -> str:
     return f"broken: {invariant}.\n{said}\nRun it again: survives(..., plans=[{plan!r}])"
 
 
-def breaches(server: Server, plan: FaultPlan, history: History, twin: History, survival: Survival) -> Iterable[tuple[str, str]]:
+def breaches(
+    server: JudgedServer, plan: FaultPlan, history: ServerHistory, twin: ServerHistory, survival: Survival
+) -> Iterable[tuple[str, str]]:
     """(invariant, by what it is broken) for each that is."""
     if history.ended:
         yield FINITE, f"the server ended in {history.ended[:300]}"
@@ -196,7 +198,7 @@ def breaches(server: Server, plan: FaultPlan, history: History, twin: History, s
             return
 
 
-def beyond(server: Server, plan: FaultPlan, seen: Seen) -> tuple[str, bool]:
+def beyond(server: JudgedServer, plan: FaultPlan, seen: Seen) -> tuple[str, bool]:
     """(by what the result is beyond the rule's bound, "" where it is not; whether there was a bound to hold it to).
 
     A malformed update counts as one of the f faulty ones where the server does not promise to refuse it.

@@ -45,7 +45,9 @@ def place(honest: Updates, byzantine: Updates, position: str, rng: np.random.Gen
     }[position]
     updates = np.empty((n, honest.shape[1]), honest.dtype)
     updates[rows] = byzantine
-    updates[np.setdiff1d(np.arange(n), rows)] = honest
+    others = np.ones(n, np.bool_)
+    others[rows] = False
+    updates[others] = honest
     return updates, tuple(int(row) for row in rows)
 
 

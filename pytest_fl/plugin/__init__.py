@@ -11,7 +11,7 @@ from pytest_fl.plugin import benchmarks, faults, fixtures, flower_app, knobs
 from pytest_fl.reporting import current
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from pytest_fl.reporting.report import Report
 
@@ -39,6 +39,9 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the fixtures and the markers, and refuse values that are none before anything is collected."""
     current.own_descriptors()
+    targets = sys.modules.get("pytest_fl.engine.targets")
+    if targets is not None:  # a run inside another, as of pytester, has names of its own
+        targets.KNOWN.clear()
     for module in (fixtures, benchmarks, faults, flower_app):
         config.pluginmanager.register(module, module.__name__)
     keywords = ", ".join(f"{name}=..." for name in knobs.KNOBS)
@@ -89,7 +92,7 @@ def _parametrized(item: pytest.Item) -> set[str]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Let cases find the item that runs them, its profile and its seed."""
     running = current.Current(
         profile=knobs.value("profile", item.config, item),
@@ -101,9 +104,21 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     )
     token = current.item.set(running)
     try:
-        return (yield)
+        result = yield
+        _refuse_unasked(item)
     finally:
         current.item.reset(token)
+    return result
+
+
+def _refuse_unasked(item: pytest.Item) -> None:
+    """A test that was given a check and never called it has looked at nothing: that is no pass."""
+    cases = sys.modules.get("pytest_fl.engine.cases")
+    case = getattr(item, "funcargs", {}).get("check")
+    if cases is None or not isinstance(case, cases.Case):
+        return
+    if not any(name == current.ROW for name, _ in item.user_properties):
+        pytest.fail("expected the test to call its check, got none: the body of a conformance test is check()", pytrace=False)
 
 
 def _typed(item: pytest.Item) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import select
 import signal
+import stat
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
@@ -307,18 +309,29 @@ def _within_by_thread(seconds: float, call: Callable[[], T]) -> T:
 def _in_this_process(call: Callable[[], T]) -> T:
     """What the call returns; a child process that it forked and let come back here is ended, and Misbehaved says so."""
     home, before = os.getpid(), _forks
-    reading, writing = os.pipe()
+    reading, writing = _pipe(home)
     try:
         return call()
     finally:
         if os.getpid() != home:
             os.write(writing, b"!")
             os._exit(0)
-        try:
-            os.close(writing)
-            came_back = _forks > before and select.select([reading], [], [], 1.0)[0] and os.read(reading, 1)
-            os.close(reading)
-        except OSError:
-            raise Misbehaved("closed file descriptors that it had not opened") from None
-        if came_back:
+        if not (_is_open(reading) and _is_open(writing)):
+            _pipe.cache_clear()
+            raise Misbehaved("closed file descriptors that it had not opened")
+        if _forks > before and select.select([reading], [], [], 1.0)[0] and os.read(reading, 1):
             raise Misbehaved("forked: a child process came back into the test run")
+
+
+@lru_cache(maxsize=1)
+def _pipe(process: int) -> tuple[int, int]:
+    """A pipe of this process, by which a child that should not be here says that it is."""
+    del process
+    return os.pipe()
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False

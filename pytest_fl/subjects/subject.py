@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from pytest_fl.subjects.memory import Memory
 
 Updates = npt.NDArray[np.floating]
 """(n, d), float32 or float64."""
@@ -67,6 +70,8 @@ class Subject:
     """Name -> as `call`, with the same array held otherwise in memory."""
     renew: Callable[[], Callable[[Updates, int], Any]] | None = None
     """-> as `call`, of an object made anew that knows of no call before; None where none can be made, as of a function."""
+    memory: Memory | None = None
+    """What is claimed of it over rounds, where it is a rule with memory: `stateful=True`."""
     first: tuple[Updates, int, npt.NDArray[np.float64]] | None = None
     """(updates, f, its answer) of the first time that it was tried at all."""
     conventions: str = ""

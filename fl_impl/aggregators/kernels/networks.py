@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 
-class Exchange(NamedTuple):
+class Comparator(NamedTuple):
     """values[low], values[high] become their minimum and maximum; one that nobody reads later is not kept."""
 
     low: int
@@ -20,16 +20,16 @@ class Exchange(NamedTuple):
     keep_high: bool = True
 
 
-def sorting_network(n: int) -> tuple[Exchange, ...]:
+def sorting_network(n: int) -> tuple[Comparator, ...]:
     """Batcher's odd-even merge sort (1968) of n values: O(n log^2 n) exchanges, 97 for n = 20.
 
     Depth first: one part is sorted to the end before the next is begun, so that values stay in registers.
     """
-    return tuple(Exchange(low, high) for low, high in _sort(range(n)))
+    return tuple(Comparator(low, high) for low, high in _sort(range(n)))
 
 
 @lru_cache(maxsize=256)
-def selection_network(classes: tuple[Hashable | None, ...]) -> tuple[Exchange, ...]:
+def selection_network(classes: tuple[Hashable | None, ...]) -> tuple[Comparator, ...]:
     """The exchanges that matter when only the classes of the sorted positions are read.
 
     classes[p] is None where the p-th smallest value is not wanted; positions of one class may come out in any order
@@ -37,11 +37,11 @@ def selection_network(classes: tuple[Hashable | None, ...]) -> tuple[Exchange, .
     so is one whose results nobody reads.
     """
     wanted: list[Hashable | None] = list(classes)
-    kept: list[Exchange] = []
+    kept: list[Comparator] = []
     for low, high, *_ in reversed(sorting_network(len(classes))):
         if wanted[low] == wanted[high]:
             continue
-        kept.append(Exchange(low, high, wanted[low] is not None, wanted[high] is not None))
+        kept.append(Comparator(low, high, wanted[low] is not None, wanted[high] is not None))
         wanted[low], wanted[high] = (len(kept), "low"), (len(kept), "high")  # distinct from all others
     return tuple(reversed(kept))
 

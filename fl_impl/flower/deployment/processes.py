@@ -32,7 +32,7 @@ GRACE: Final = 3.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """What is to run; every command is a list of arguments for Flower's own entry point."""
 
     folder: str
@@ -47,7 +47,7 @@ class Plan:
 
 def main() -> None:
     """Run the plan on stdin; say on stdout which processes these are, and stop them when stdin ends."""
-    plan = Plan(**json.loads(sys.stdin.readline()))
+    plan = LaunchPlan(**json.loads(sys.stdin.readline()))
     prepare()
     for module in ("superlink.main", "superlink.cli", "supernode.main", "supernode.cli", "supercore.cli"):
         importlib.import_module(f"flwr.{module}")
@@ -65,7 +65,7 @@ def main() -> None:
     os.killpg(0, signal.SIGKILL)  # ourselves too, and whatever a child left behind in our group
 
 
-def start_nodes(plan: Plan) -> list[list[int]]:
+def start_nodes(plan: LaunchPlan) -> list[list[int]]:
     """The SuperNodes, each with its SuperExec, which ends when the SuperNode does."""
     nodes: list[list[int]] = []
     for number, (supernode, superexec) in enumerate(zip(plan.supernodes, plan.superexecs, strict=True)):
@@ -85,7 +85,7 @@ def entry(module: str, name: str) -> Callable[[], None]:
     return getattr(importlib.import_module(module), name)
 
 
-def fork(plan: Plan, name: str, command: Callable[[], None], arguments: list[str]) -> int:
+def fork(plan: LaunchPlan, name: str, command: Callable[[], None], arguments: list[str]) -> int:
     """Run a command of Flower in a process of its own, with a log and a home of its own."""
     pid = os.fork()
     if pid == 0:
@@ -93,7 +93,7 @@ def fork(plan: Plan, name: str, command: Callable[[], None], arguments: list[str
     return pid
 
 
-def become(plan: Plan, name: str, command: Callable[[], None], arguments: list[str]) -> NoReturn:
+def become(plan: LaunchPlan, name: str, command: Callable[[], None], arguments: list[str]) -> NoReturn:
     """The child's part of a fork."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     log = os.open(Path(plan.folder) / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -6,9 +6,10 @@ where it lies, and differentiates. Inputs are never written to. A NaN or an infi
 
 How a rule becomes a kernel, in the order to read: `networks` says which values to exchange so that the wanted ones come to
 their places; `formulas` says what is made of those; `emit` runs a formula on vectors that write down each operation as an
-instruction; `columns` puts a loop over the coordinates around it; `compiled` turns the text into a function; `generated`
-calls that for ranges of columns, on the threads of `parallel`. `blocks` runs the same formulas on numpy rows. `on_arrays`
-chooses between the two, and looks again where a number ran out of the range of its type.
+instruction; `columns` puts a loop over the coordinates around it, and `means` one after a mixing. For many clients `selected`
+finds ranks by counting (`selection`) among integers in the order of the numbers (`keys`). `compiled` turns the text into a
+function; `generated` calls that for ranges of columns, on the threads of `parallel`. `blocks` runs the same formulas on numpy
+rows. `on_arrays` chooses between the two, and looks again where a number ran out of the range of its type.
 """
 
 from __future__ import annotations

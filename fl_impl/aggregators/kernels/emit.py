@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llvmlite import ir
@@ -56,6 +56,15 @@ class Vector:
         fused = self.writer.intrinsic("llvm.fmuladd", self.dtype, 3)
         return self._made(self.writer.builder.call(fused, [self.value, factor.value, addend.value]))
 
+    def over(self, divisor: Vector) -> Vector:
+        """self / divisor, entry by entry."""
+        return self._made(self.writer.builder.fdiv(self.value, divisor.value))
+
+    def root(self) -> Vector:
+        """The square roots."""
+        root = self.writer.intrinsic("llvm.sqrt", self.dtype, 1)
+        return self._made(self.writer.builder.call(root, [self.value]))
+
     def converted(self, dtype: str) -> Vector:
         """The values in, or rounded to, dtype."""
         if self.dtype == dtype:
@@ -92,6 +101,15 @@ class Loop:
     index: Any
     carried: list[Vector]
     results: list[Vector]
+
+
+@dataclass
+class Repeat:
+    """A loop being written that goes on while `again` holds, and what it carries, values of any type."""
+
+    carried: list[Any]
+    results: list[Any] = field(default_factory=list)
+    again: Any = None
 
 
 class Writer:
@@ -202,6 +220,10 @@ class Writer:
         read, keep, data = (ir.Constant(integer, flag) for flag in (0, 2, 1))
         self.builder.call(fetch, [self.address(base, index, dtype), read, keep, data])
 
+    def mask(self, value: Any) -> Mask:
+        """A truth value a lane."""
+        return Mask(self, value)
+
     def constant(self, value: float, dtype: str) -> Vector:
         """The same number in all lanes."""
         return Vector(self, ir.Constant(self.vector_type(dtype), [float(value)] * self.lanes), dtype)
@@ -225,6 +247,21 @@ class Writer:
             vector.value.add_incoming(result.value, self.builder.block)
         after = self.function.append_basic_block("after")
         self.builder.cbranch(self.builder.icmp_signed("<", following, stop), body, after)
+        self.builder.position_at_end(after)
+
+    @contextmanager
+    def repeat(self, *carried: Any) -> Generator[Repeat]:
+        """Run the body at least once, then again while `again` holds. Set `results` to what `carried` is in the next turn."""
+        before, body = self.builder.block, self.function.append_basic_block("repeat")
+        self.builder.branch(body)
+        self.builder.position_at_end(body)
+        turn = Repeat([self._phi(value.type, value, before) for value in carried])
+        turn.results = list(turn.carried)
+        yield turn
+        for phi, result in zip(turn.carried, turn.results, strict=True):
+            phi.add_incoming(result, self.builder.block)
+        after = self.function.append_basic_block("after")
+        self.builder.cbranch(turn.again, body, after)
         self.builder.position_at_end(after)
 
     @contextmanager

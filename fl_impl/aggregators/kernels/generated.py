@@ -9,8 +9,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators.kernels import blocks, columns, differences, formulas, means, parallel, products
-from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows
+from fl_impl.aggregators.kernels import (
+    blocks,
+    columns,
+    differences,
+    formulas,
+    means,
+    parallel,
+    products,
+    selected,
+    selection,
+)
+from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows, rows_of
 from fl_impl.aggregators.kernels.compiled import Compiled, compile_kernel, host
 from fl_impl.aggregators.vectors import COMPUTED
 
@@ -24,6 +34,8 @@ MANY_ROWS: Final = 1200
 SUMMED_TOGETHER: Final = 12
 SUMMED_WIDTH: Final = 4096
 PRODUCT_ACROSS: Final = 4
+MIXED_WIDTH: Final = 4096
+"""Columns of a block that many clients are mixed in."""
 CHECKED: Final = 64
 """Room for any vector in the array of checks."""
 
@@ -36,14 +48,46 @@ def lanes(dtype: str) -> int:
 def coordinatewise(formula: formulas.Formula, rows: Rows, mixing: FloatArray | None) -> tuple[Array, bool]:
     """The formula at every column, and whether all was finite: as `blocks.coordinatewise`, compiled."""
     found = None if mixing is None else _as_means(mixing)
-    if not _compiles(rows, mixing) or (mixing is not None and found is None):
-        return blocks.coordinatewise(formula, rows, mixing)
     result = np.empty(rows.d, rows.dtype)
+    if not _compiles(rows, mixing):
+        return result, _selected(formula, rows, result) if mixing is None else _mixed(formula, rows, mixing, result)
+    if mixing is not None and found is None:
+        return blocks.coordinatewise(formula, rows, mixing)
     if mixing is not None and found is not None:
         return result, _columns_of_means(formula, rows, found, formulas.reference(mixing), result)
     kernel, table = _columns(formula, rows.n, rows.stored), rows.addresses()
     pointers, out = table.ctypes.data, result.ctypes.data
     return result, _checked(rows, lambda a, b, check: kernel.call(pointers, out, a, b, check))
+
+
+def _selected(formula: formulas.Formula, rows: Rows, result: Array) -> bool:
+    """The formula at every column, for any number of clients; whether all was finite."""
+    kernel = _selection(rows.stored, nearest=isinstance(formula, formulas.NearestMean))
+    wide, room = lanes(rows.dtype), selection.scratch_rows(rows.n)
+    strips, keep = selected.strips_across(rows.stored, wide), getattr(formula, "keep", 1)
+    low, high, table = formula.low, formula.high, rows.addresses()
+    ranks = selection.ranks_table((low, high - 1, keep - 1), rows.n)
+    sizes = [strips * room, room, room, selection.SAMPLE + 2 + 2 * strips]
+
+    def select(start: int, stop: int, check: int) -> None:
+        scratch = [np.empty(size * wide, rows.dtype) for size in sizes]
+        given = (low, high, keep, *(part.ctypes.data for part in scratch), room)
+        kernel.call(table.ctypes.data, rows.n, result.ctypes.data, start, stop, check, ranks.ctypes.data, *given)
+
+    return _checked(rows, select)
+
+
+def _mixed(formula: formulas.Formula, rows: Rows, mixing: FloatArray, result: Array) -> bool:
+    """The formula at every column of mixing @ rows for many clients: a block of that product at a time."""
+    narrow, near, sound = mixing.astype(rows.dtype), rows[formulas.reference(mixing)], True
+    for start in range(0, rows.d, MIXED_WIDTH):
+        columns_ = slice(max(0, min(start, rows.d - MIXED_WIDTH)), min(start + MIXED_WIDTH, rows.d))
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = narrow @ (rows.block(columns_) - near[columns_])
+        part = np.empty(values.shape[1], rows.dtype)
+        sound = _selected(formula, rows_of(values), part) and sound
+        result[columns_] = part + near[columns_]
+    return sound
 
 
 def product(mixing: FloatArray, rows: Rows) -> tuple[Array, bool]:
@@ -151,6 +195,11 @@ def _compiles(rows: Rows, mixing: FloatArray | None) -> bool:
 @lru_cache(maxsize=256)
 def _columns(formula: formulas.Formula, n: int, stored: str) -> Compiled:
     return compile_kernel(columns.columns(formula, n, stored, lanes(COMPUTED[stored])), columns.COLUMNS)
+
+
+@cache
+def _selection(stored: str, *, nearest: bool) -> Compiled:
+    return compile_kernel(selected.selected(stored, lanes(COMPUTED[stored]), nearest=nearest), selected.SELECTED)
 
 
 @lru_cache(maxsize=256)

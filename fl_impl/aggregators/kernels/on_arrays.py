@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fl_impl.aggregators.kernels import blocks, gram
 from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows, rows_of
-from fl_impl.aggregators.kernels.formulas import Formula
+from fl_impl.aggregators.kernels.formulas import Formula, RankMean
 from fl_impl.aggregators.kernels.geometry import Geometry, symmetric
 from fl_impl.aggregators.kernels.unfit import Unfit
 
@@ -36,7 +36,8 @@ def coordinatewise(formula: Formula, x: Array, rows: npt.ArrayLike | None, mixin
         return result
     _check_finite(chosen)
     # All is finite, and a sum overflowed. Sorting float32 values and adding them up in float64 suffers nothing from that.
-    return result if m is None and chosen.dtype == "float32" else _scaled(formula, chosen, m)
+    suffers_not = m is None and chosen.dtype == "float32" and isinstance(formula, RankMean)
+    return result if suffers_not else _scaled(formula, chosen, m)
 
 
 def product(mixing: FloatArray, x: Array) -> Array:

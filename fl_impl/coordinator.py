@@ -17,11 +17,11 @@ from fl_impl.common.counts import floor_of
 from fl_impl.metrics import LATEST, FLMetrics, RoundResult
 from fl_impl.rounds.admission import Admitted, replaced
 from fl_impl.rounds.attackers import Attackers
-from fl_impl.rounds.checkpoints import load_state, save_state
 from fl_impl.rounds.context import RoundContext
 from fl_impl.rounds.evaluation import Setup, check_buffers, set_up
 from fl_impl.rounds.quorum import check_quorum, sampling_note
 from fl_impl.rounds.remarks import remarks
+from fl_impl.rounds.resuming import ledger_path, saved_metrics, saved_state, taken_up, write_run
 from fl_impl.rounds.stages import choose, scaffold_control, spread, train
 from fl_impl.rounds.state import RunState
 from fl_impl.rounds.transport import combine, deliver, plain_bytes, published
@@ -37,11 +37,6 @@ def _ledger_of(config: FLConfig) -> Ledger:
     from fl_impl.privacy.ledger import Ledger  # noqa: PLC0415  # it brings SciPy
 
     return Ledger.open(config.dp_ledger) if config.dp_ledger else Ledger()
-
-
-def ledger_path(path: Path) -> Path:
-    """Where the ledger of a private run lies, beside its metrics."""
-    return path.with_suffix(".ledger")
 
 
 class FederatedLearningCoordinator:
@@ -246,55 +241,18 @@ class FederatedLearningCoordinator:
         state.round += 1
 
     def _write(self, path: Path | None, clients: Sequence[Any]) -> None:
-        """Metrics first: after a kill between the two files the checkpoint is the older one, and its round is redone."""
         if path is not None and self._state is not None:
-            self.metrics.save(path)
-            save_state(path.with_suffix(".safetensors"), self._state, clients)
+            write_run(path, self.metrics, self._state, clients)
 
     def _resume(self, path: Path, clients: Sequence[Any]) -> None:
         """Take up metrics and checkpoint, if there are any. Raises ValueError where they are of another configuration."""
-        checkpoint = path.with_suffix(".safetensors")
-        if not (path.exists() and checkpoint.exists()):
+        saved = saved_metrics(path, self.metrics.config)
+        if saved is None:
             return
-        saved = FLMetrics.load(path)
-        changed = [
-            name for name, value in self.metrics.config.items() if name != "num_rounds" and saved.config.get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"{path} is of another configuration: {changed[0]} is {saved.config.get(changed[0])!r} there and "
-                f"{self.metrics.config[changed[0]]!r} here. Resume with the same one, or give another output"
-            )
         setup, _ = self._prepared(clients)
-        state = load_state(checkpoint, clients, len(setup.initial))
-        if state.round > len(saved.rounds):
-            where = f"{path} ends after round {len(saved.rounds)}, and {checkpoint} is of round {state.round}"
-            raise ValueError(f"{where}: they are not of one run. Delete both to start anew, or give another output")
+        state = saved_state(path, saved, clients, len(setup.initial))
         if self.ledger is not None:
-            self._resume_ledger(path, saved, state.round)
+            self.ledger, self._run = taken_up(self.ledger, path, saved, state.round, self.config.protection)
+            self.metrics.ledger = self.ledger.plain
         self._state = state
         self.metrics.rounds = saved.rounds[: state.round]
-
-    def _resume_ledger(self, path: Path, saved: FLMetrics, rounds: int) -> None:
-        """Take up the ledger of a stopped run. Raises ValueError where it lacks rounds, or the noise is of another number."""
-        from fl_impl.privacy.ledger import Ledger  # noqa: PLC0415  # it brings SciPy
-
-        if self.ledger is None or self.ledger.path == ledger_path(path):
-            self.ledger = Ledger.open(ledger_path(path))
-        self._run = saved.ledger[-1]["run"] if saved.ledger else self.ledger.next_run()
-        mine = [entry for entry in self.ledger.entries if entry.run == self._run]
-        missing = set(range(1, rounds + 1)) - {entry.round for entry in mine}
-        if missing:
-            raise ValueError(
-                f"{self.ledger.path} lacks round {min(missing)} of the run in {path}, so that nobody knows what was spent: "
-                "restore it, or start anew with other clients"
-            )
-        guard = self.config.protection
-        if guard and guard.mechanism and guard.budget and guard.mechanism.correlated and mine:
-            stream = guard.mechanism.entry(1, guard.budget).stream
-            if stream != mine[-1].stream:
-                raise ValueError(
-                    f"the noise of its rounds is made for {saved.config['num_rounds']} rounds together, and num_rounds is "
-                    f"{self.config.num_rounds} now: resume with num_rounds={saved.config['num_rounds']}"
-                )
-        self.metrics.ledger = self.ledger.plain

@@ -23,7 +23,12 @@ def command(tmp_path, monkeypatch):
 def test_a_run_saves_adapter_metrics_and_picture(command, tmp_path):
     done = command("--num-clients=3", "--num-rounds=1", "--output=run", *QUICK)
     assert done.exit_code == 0, done.output
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"adapter", "metrics.json", "held_out.png"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "adapter",
+        "metrics.json",
+        "metrics.safetensors",
+        "held_out.png",
+    }
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert len(metrics["clients"][HELD_OUT + "Hamlet"]) == 2
     assert LoRAFLAdapter.load(tmp_path / "run" / "adapter").adapter.rank == 2

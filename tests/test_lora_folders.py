@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from fl_impl.lora import aggregate_folders, aggregate_states
+from fl_impl.lora import LoRAFLAdapter, aggregate_folders, aggregate_states
 from fl_impl.lora.keys import with_ranks
 from fl_impl.lora.stored import open_folder, product_gram
 
@@ -214,3 +214,9 @@ def test_states_with_magnitudes_embeddings_and_heads_are_aggregated_as_folders_a
     assert set(merged.whole) == {key for key in got if "lora_A" not in key and "lora_B" not in key and "embedding_" not in key}
     for key, value in merged.whole.items():
         np.testing.assert_allclose(value, got[key].numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("seq_cls", "modules_to_save"), ("bias", "bias"), ("dora", "use_dora")])
+def test_what_cannot_be_trained_here_is_refused_for_what_it_is(kind, reason, tmp_path):
+    with pytest.raises(ValueError, match=rf"it has {reason}.*aggregate_folders"):
+        LoRAFLAdapter.load(written(tmp_path, 0, kind))

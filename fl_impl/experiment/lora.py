@@ -42,11 +42,18 @@ def lora(
     dp_delta: Annotated[float | None, typer.Option(help="Probability that the budget does not hold.")] = None,
     dp_clip: Annotated[float | None, typer.Option(help="Length that updates are clipped to.")] = None,
     compression: Annotated[str, typer.Option(help='"none", "sparse", "quantize" or another.')] = "none",
+    fraction_fit: Annotated[float, typer.Option(parser=fraction, help="The share of the clients in a round.")] = 1.0,
+    min_clients: Annotated[int, typer.Option(min=1, help="The quorum of a round.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --output stopped.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what it needs, in bytes by place, and run nothing.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str, typer.Option()] = "cpu",
     output: Annotated[Path, typer.Option(help="Folder of the adapter, the metrics and the picture.")] = Path("fl_lora"),
 ) -> None:
     """Fine-tune a language model by federated LoRA: held-out loss of each client, and an adapter that peft loads."""
+    if plan:
+        print_sizes(base_model, rank, target_modules.split(","), num_clients, fraction_fit)
+        return
     from fl_impl.lora import LoRAFLAdapter, make_text_clients  # noqa: PLC0415  # transformers take seconds: not for --help
 
     try:
@@ -66,7 +73,8 @@ def lora(
                 clients, num_rounds, aggregation=aggregation, byzantine_fraction=byzantine_fraction, attack=attack,
                 attack_fraction=attack_fraction, local_steps=local_steps, batch_size=batch_size,
                 learning_rate=learning_rate, dp_epsilon=dp_epsilon, dp_delta=dp_delta, dp_clip=dp_clip,
-                compression=compression, on_round=show,
+                compression=compression, fraction_fit=fraction_fit, min_clients=min_clients,
+                output=output / "metrics.json", resume=resume, on_round=show,
             )  # fmt: skip
         except KeyboardInterrupt:
             stored(adapter, output)
@@ -75,6 +83,27 @@ def lora(
             fail(str(error), BROKEN)
     stored(adapter, output)
     console.print(f"{status(adapter.metrics.final)}  ->  {output}")
+
+
+def print_sizes(base_model: str, rank: int, target_modules: list[str], num_clients: int, share: float) -> None:
+    """A table of bytes by place."""
+    from fl_impl.lora.sizes import sizes  # noqa: PLC0415  # it imports torch
+
+    try:
+        found = sizes(base_model, rank, target_modules, num_clients, share)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        fail(str(error), USAGE)
+    for size in found:
+        console.print(f"{size.place:14} {shown(size.bytes):>10}  {size.what}", highlight=False, soft_wrap=True)
+
+
+def shown(count: float) -> str:
+    """Bytes in the decimal unit that fits."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
 
 
 def read_texts(folder: Path) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from fl_impl.common.extras import require
 from fl_impl.common.specs import nearest
 from fl_impl.lora.factors import Factors, Module, Shape
+from fl_impl.lora.keys import PREFIX
 
 if TYPE_CHECKING:
     from fl_impl.lora.bases import Base
@@ -34,6 +37,11 @@ class Adapted:
     rank: int
     scale: float
     device: str
+    drifts: dict[str, tuple[torch.Tensor, ...]] = field(default_factory=dict[str, "tuple[torch.Tensor, ...]"])
+    """(R, m) and (R, k) in float32 by module: what fedex and flora would add to the weights. A bfloat16 weight would round
+    it away, and one packed into 4 bits cannot take it."""
+    hooks: list[Any] = field(default_factory=list[Any])
+    tokenised: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
 
     def factors(self, layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """B and A of a layer."""
@@ -68,15 +76,46 @@ class Adapted:
         pieces = [weight.reshape(-1).float().cpu() for layer in self.layers for weight in self.factors(layer)]
         return torch.cat(pieces).numpy()
 
-    @torch.no_grad()
-    def add_to_base(self, residual: Factors) -> None:
-        """Add products to the weights themselves. Raises ValueError where those are packed into 4 bits."""
-        if self.base.quantized:
-            raise ValueError("fedex and flora add to the base weights, which are packed into 4 bits: take flexlora or ffa")
-        for layer, module in zip(self.layers, residual.modules, strict=True):
-            weight = layer.base_layer.weight
-            up, down = (torch.from_numpy(rows[0]).to(weight.device, torch.float32) for rows in module)
-            weight.add_((up.T @ down).to(weight.dtype))
+    def carry_drift(self, drift: Factors | None) -> None:
+        """Let the layers compute with products beside their base weights, which stay as they are, packed or rounded."""
+        self.drifts.clear()
+        for name, layer, module in () if drift is None else zip(self.shapes, self.layers, drift.modules, strict=True):
+            where = layer.base_layer.weight.device
+            self.drifts[name.name] = tuple(torch.from_numpy(np.asarray(side[0], np.float32)).to(where) for side in module)
+
+    def hook(self) -> None:
+        """From now on every adapted layer adds what it carries."""
+        for shape, layer in zip(self.shapes, self.layers, strict=True):
+            self.hooks.append(layer.base_layer.register_forward_hook(partial(self._with_drift, shape.name)))
+
+    def _with_drift(self, name: str, _: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if name not in self.drifts:
+            return output
+        up, down = self.drifts[name]
+        return output + (inputs[0].float() @ down.T @ up).to(output.dtype)
+
+    def merged(self) -> Any:
+        """A copy of the base model with everything that was learnt in its weights."""
+        if self.drifts and self.base.quantized:
+            raise ValueError(
+                "the weights are packed into 4 bits, to which fedex and flora cannot add: merge what save() wrote "
+                "into a base model that is not"
+            )
+        while self.hooks:
+            self.hooks.pop().remove()
+        plain = copy.deepcopy(self.model).merge_and_unload()
+        self.hook()
+        with torch.no_grad():
+            for shape, (up, down) in ((shape, self.drifts[shape.name]) for shape in self.shapes if self.drifts):
+                weight = plain.get_submodule(shape.name.removeprefix(PREFIX)).weight
+                weight.add_((up.T @ down).to(weight.dtype))
+        return plain
+
+    def tokens(self, text: str) -> torch.Tensor:
+        """The tokens of a text, which is tokenised once."""
+        if text not in self.tokenised:
+            self.tokenised[text] = torch.tensor(self.base.encode(text), dtype=torch.int64)
+        return self.tokenised[text]
 
 
 def adapt(
@@ -97,7 +136,9 @@ def adapt(
         model.gradient_checkpointing_enable()
     found = [(name, layer) for name, layer in model.named_modules() if ADAPTER in getattr(layer, "lora_A", {})]
     shapes = tuple(Shape(name, layer.out_features, layer.in_features) for name, layer in found)
-    return Adapted(base, model, shapes, tuple(layer for _, layer in found), rank, alpha / rank, device)
+    adapted = Adapted(base, model, shapes, tuple(layer for _, layer in found), rank, alpha / rank, device)
+    adapted.hook()
+    return adapted
 
 
 def check_options(rank: Any, alpha: Any, target_modules: Any, model: Any) -> None:

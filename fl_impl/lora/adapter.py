@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
 from fl_impl.attacks import resolve as resolve_attack
-from fl_impl.common.counts import floor_of
+from fl_impl.common.counts import floor_of, tolerated
 from fl_impl.common.randomness import generator
 from fl_impl.lora.adapted import adapt, initial
 from fl_impl.lora.bases import load_base
+from fl_impl.lora.checkpoints import as_fit, as_run
+from fl_impl.lora.factors import length
 from fl_impl.lora.folders import read_config, read_factors, write_folder
 from fl_impl.lora.modes import parse
 from fl_impl.lora.product import refactored, stack
@@ -24,6 +25,7 @@ from fl_impl.lora.rounds import Plan, Space, State, run_round
 from fl_impl.lora.training import Judged, TextRecipe, judge
 from fl_impl.metrics import FLMetrics, RoundResult
 from fl_impl.rounds.attackers import Attackers
+from fl_impl.rounds.resuming import ledger_path, saved_metrics, saved_state, taken_up, write_run
 
 if TYPE_CHECKING:
     from fl_impl.lora.factors import Factors
@@ -102,6 +104,11 @@ class LoRAFLAdapter:
         compression: str = "none",
         secure_aggregation: bool = False,
         secure_group_size: int | None = None,
+        fraction_fit: float = 1.0,
+        min_clients: int = 1,
+        sample_tolerance: float | None = None,
+        output: str | Path | None = None,
+        resume: bool = False,
         on_round: Callable[[RoundResult], None] | None = None,
     ) -> FLMetrics:
         """Run `rounds` more rounds; the metrics hold the loss on held-out text, of each client and of all.
@@ -113,6 +120,9 @@ class LoRAFLAdapter:
         mode takes mixed ones. clients: `TextClient`s, or anything with fit(parameters, round) -> ClientUpdate.
         dp_epsilon and dp_delta make the fit private, compression and secure_aggregation are as in `FLConfig`, each of
         the factors that are trained: a noisy or secure sum is one of factors, which "ffa" takes for the sum of products.
+        fraction_fit, min_clients and sample_tolerance are as in `FLConfig` too: a share of the clients trains in a round.
+        output: a .json file of metrics, written after each round with a checkpoint and the ledger beside it; resume=True goes
+        on where they stop, to the same result as without the stop, on an adapter that is as new as the first one was.
         Raises ValueError for a contradiction among these, and where too few sound updates remain.
         """
         mode, rule = parse(aggregation)
@@ -120,11 +130,13 @@ class LoRAFLAdapter:
             raise ValueError(
                 "this adapter was fitted before without privacy, which no budget covers: make a new LoRAFLAdapter for it"
             )
+        sampled = check_sampling(fraction_fit, min_clients, sample_tolerance, len(clients))
         guard = guarded(
-            rounds=rounds, clients=len(clients), rule=rule.spec, robust=rule.spec != "mean", epsilon=dp_epsilon, delta=dp_delta,
+            rounds=rounds, clients=len(clients), sampling=fraction_fit, n=sampled, rule=rule.spec,
+            robust=rule.spec != "mean", epsilon=dp_epsilon, delta=dp_delta,
             mechanism=dp_mechanism, clip_bound=dp_clip, noise_seed=dp_seed, compression=compression,
-            secure=secure_aggregation, group_size=secure_group_size, f=floor_of(byzantine_fraction, len(clients)),
-            seed=self.seed,
+            secure=secure_aggregation, group_size=secure_group_size,
+            f=tolerated(byzantine_fraction, sampled, len(clients), sample_tolerance), seed=self.seed,
         )  # fmt: skip
         recipe = TextRecipe(local_steps, batch_size, context, learning_rate, judged, self.seed)
         fraction = byzantine_fraction if attack_fraction is None else attack_fraction
@@ -134,18 +146,48 @@ class LoRAFLAdapter:
         self._exposed = self._exposed or not private
         ledger = self._ledger() if private else None
         run, before = ledger.next_run() if ledger is not None else "", self._state.round
-        plan = Plan(mode, rule, recipe, space, byzantine_fraction, attackers, given, guard, ledger, run, before)
+        plan = Plan(
+            mode, rule, recipe, space, byzantine_fraction, attackers, given, guard, ledger, run, before, fraction_fit,
+            min_clients, sample_tolerance,
+        )  # fmt: skip
         check_plan(plan, clients, self._adapted.rank)
-        self._describe(plan, clients, aggregation)
-        for _ in range(rounds):
+        path = None if output is None else Path(output)
+        self._describe(plan, clients, aggregation, rounds, compression=compression, path=path if resume else None)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            plan = self._kept(plan, path, clients, resume=resume)
+        while self._state.round < before + rounds:
             result = run_round(self._adapted, self._state, clients, plan)
             self._synchronise()
             result = replace(result, global_loss=self._note(clients, recipe).loss)
             self.metrics.rounds.append(result)
             self.metrics.ledger = () if self.ledger is None else self.ledger.plain
+            if path is not None:
+                write_run(path, self.metrics, as_run(self._state, self._adapted), clients)
             if on_round is not None:
                 on_round(result)
         return self.metrics
+
+    def _kept(self, plan: Plan, path: Path, clients: Sequence[Any], *, resume: bool) -> Plan:
+        """The plan of a fit that is written to files, where it stopped, if it did."""
+        if plan.ledger is not None and plan.ledger.path is None:
+            plan.ledger.path = ledger_path(path)
+        saved = saved_metrics(path, self.metrics.config) if resume else None
+        if saved is None:
+            return plan
+        d = length(self._adapted.shapes, self._adapted.rank)
+        state = as_fit(saved_state(path, saved, clients, d), self._adapted)
+        if plan.ledger is not None:
+            done = state.round - plan.rounds_before
+            self.ledger, run = taken_up(plan.ledger, path, saved, done, plan.guard)
+            plan = replace(plan, ledger=self.ledger, run=run)
+            self.metrics.ledger = self.ledger.plain
+        self._state = state
+        self._synchronise()
+        self.metrics.rounds = saved.rounds[: state.round]
+        kept = {name: [*series[: state.round + 1]] for name, series in saved.clients.items() if name.startswith(HELD_OUT)}
+        self.metrics.clients = {**saved.clients, **kept}
+        return plan
 
     def evaluate(self, clients: Sequence[Any], *, context: int = 64, judged: int = 2048) -> Judged:
         """`.loss` on the held-out text of all clients in nats per token, `.perplexity`, and each client's in `.clients`."""
@@ -185,7 +227,7 @@ class LoRAFLAdapter:
 
     def merge(self) -> Any:
         """A copy of the base model with the adapter added to its weights: a plain model of transformers."""
-        return copy.deepcopy(self._adapted.model).merge_and_unload()
+        return self._adapted.merged()
 
     @property
     def model(self) -> Any:
@@ -211,9 +253,28 @@ class LoRAFLAdapter:
     def _synchronise(self) -> None:
         """Put the server's adapter into the model."""
         self._adapted.write(self._state.adapter.flat(self._adapted.scale)[0])
+        self._adapted.carry_drift(self._state.drift)
 
-    def _describe(self, plan: Plan, clients: Sequence[Any], aggregation: Any) -> None:
+    def _describe(
+        self, plan: Plan, clients: Sequence[Any], aggregation: Any, rounds: int, *, compression: str, path: Path | None
+    ) -> None:
+        """Enter what the fit is, and how good the adapter is before it, where that will not be read from a file."""
+        guard = plan.guard
         said = {
+            "num_rounds": plan.rounds_before + rounds,
+            "rounds_before": plan.rounds_before,
+            "fraction_fit": plan.fraction_fit,
+            "min_clients": plan.min_clients,
+            "sample_tolerance": plan.sample_tolerance,
+            "ranks": plan.ranks,
+            "attack_fraction": plan.attackers.fraction,
+            "scale": self._adapted.scale,
+            **{name: value for name, value in asdict(plan.recipe).items() if name != "seed"},
+            "dp_epsilon": guard.budget.epsilon if guard and guard.budget else None,
+            "dp_clip": guard.clip_bound if guard else None,
+            "secure_aggregation": bool(guard and guard.secure),
+            "compression": compression if guard else "none",
+            "mode": plan.mode.name,
             "aggregation": aggregation if isinstance(aggregation, str) else plan.rule.spec,
             "attack": plan.attackers.spec or None,
             "dataset": self._adapted.base.name,
@@ -230,7 +291,8 @@ class LoRAFLAdapter:
             self.metrics.notes = plan.guard.notes + plan.guard.about_noise(sent)
         if not self.metrics.rounds:
             self.metrics.clients = {"samples": [float(getattr(client, "num_samples", 0)) for client in clients]}
-            self._note(clients, plan.recipe)
+            if path is None or not path.with_suffix(".safetensors").exists():
+                self._note(clients, plan.recipe)
 
     def _note(self, clients: Sequence[Any], recipe: TextRecipe) -> Judged:
         """Evaluate, and enter each client's loss. Clients that have no held-out text are not judged."""
@@ -254,6 +316,18 @@ def guarded(*, epsilon: float | None, compression: str, secure: bool, **settings
     from fl_impl.privacy.protection import protect  # noqa: PLC0415  # it brings SciPy
 
     return protect(epsilon=epsilon, compression=compression, secure=secure, **settings)
+
+
+def check_sampling(fraction_fit: float, min_clients: int, sample_tolerance: float | None, population: int) -> int:
+    """How many clients train in a round. Raises ValueError for what cannot be."""
+    if not 0 < fraction_fit <= 1:
+        raise ValueError(f"fraction_fit is the share of the clients that trains in a round, above 0 to 1; got {fraction_fit}")
+    if sample_tolerance is not None and not 0 <= sample_tolerance < 1:
+        raise ValueError(f"sample_tolerance is a probability below 1; got {sample_tolerance}")
+    asked = max(1, floor_of(fraction_fit, population))
+    if population and not 1 <= min_clients <= asked:
+        raise ValueError(f"min_clients must be from 1 to {asked}, the clients of a round; got {min_clients}")
+    return asked
 
 
 def check_plan(plan: Plan, clients: Sequence[Any], rank: int) -> None:

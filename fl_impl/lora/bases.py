@@ -34,7 +34,7 @@ class Base:
     tokenizer: Any = None
     """Of transformers; None where tokens are bytes."""
     quantized: bool = False
-    """Whether its weights are packed into 4 bits, so that nothing can be added to them."""
+    """Whether its weights are packed into 4 or 8 bits, so that nothing can be added to them, nor moved by `to`."""
 
 
 named: Registry[Any] = Registry("a base model", group="pytest_fl.base_models")
@@ -120,11 +120,12 @@ def given(model: Any, tokenizer: Any) -> Base:
     if config is None or not hasattr(model, "forward"):
         raise ValueError(f"expected a name, a path or a causal language model of transformers; got {model!r}"[:300])
     name = getattr(config, "name_or_path", "") or type(model).__name__
+    packed = bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
     if tokenizer is not None:
-        return Base(name, model, encoder(tokenizer), tokenizer)
+        return Base(name, model, encoder(tokenizer), tokenizer, packed)
     if config.vocab_size != 256:
         raise ValueError(f"a model with {config.vocab_size} tokens needs its tokenizer: give tokenizer=...")
-    return Base(name, model, encode_bytes)
+    return Base(name, model, encode_bytes, quantized=packed)
 
 
 def pretrained(name: str, options: Mapping[str, Any], *, download: bool = False) -> Base:
@@ -184,10 +185,15 @@ def encoder(tokenizer: Any) -> Encode:
 
 
 def four_bits(device: str) -> dict[str, Any]:
-    """The options that pack linear weights into 4 bits. Raises ValueError without bitsandbytes."""
+    """The options that pack linear weights into 4 bits as QLoRA does: nf4, twice quantised, computed in bfloat16.
+
+    Raises ValueError without bitsandbytes.
+    """
     try:
         import_module("bitsandbytes")
     except ImportError as error:
         raise ValueError("load_in_4bit needs bitsandbytes and a GPU: pip install bitsandbytes, or leave it off") from error
-    config = require("transformers", extra="lora").BitsAndBytesConfig(load_in_4bit=True)
+    config = require("transformers", extra="lora").BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
     return {"quantization_config": config, "device_map": {"": device}}

@@ -72,6 +72,10 @@ class Factors:
         widths = ((0, 0), (0, more), (0, 0))
         return Factors(tuple(Module(np.pad(up, widths), np.pad(down, widths)) for up, down in self.modules))
 
+    def contiguous(self) -> Factors:
+        """The same in C order, as it comes out of a file: products of other orders differ in their last bits."""
+        return Factors(tuple(Module(np.ascontiguousarray(up), np.ascontiguousarray(down)) for up, down in self.modules))
+
     def products(self) -> list[Array]:
         """The (n, m, k) products of each module: for small ones only."""
         return [np.einsum("nrm,nrk->nmk", up, down) for up, down in self.modules]

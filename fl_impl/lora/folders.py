@@ -47,9 +47,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder} is no adapter folder: it needs {CONFIG} and {WEIGHTS}, as save() and peft write them")
     config = json.loads(path.read_text(encoding="utf-8"))
-    unlike = [name for name in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(name)]
+    unlike = ["bias"] if config.get("bias", "none") != "none" else []
+    unlike += [
+        name for name in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)
+    ]
     if config.get("peft_type") != "LORA" or unlike:
-        raise ValueError(f"{folder} is not a plain LoRA adapter: {', '.join(unlike) or config.get('peft_type')}")
+        raise ValueError(
+            f"{folder} is not a plain LoRA adapter, which is what is trained here: it has "
+            f"{', '.join(unlike) or config.get('peft_type')}. aggregate_folders aggregates such folders of LoRA"
+        )
     return config
 
 

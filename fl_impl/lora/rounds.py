@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ import numpy as np
 from fl_impl.common.counts import tolerated
 from fl_impl.common.randomness import generator
 from fl_impl.lora.adapted import Adapted, initial
-from fl_impl.lora.factors import Factors, unflat, zeros
+from fl_impl.lora.factors import Factors, Module, unflat, zeros
 from fl_impl.lora.product import Reals, gram, refactored, stack, weigh
 from fl_impl.lora.training import LocalTraining, TextRecipe
 from fl_impl.metrics import RoundResult
@@ -22,8 +22,8 @@ from fl_impl.rounds.admission import Admitted, admit, joined
 from fl_impl.rounds.asking import Answers, ask_all
 from fl_impl.rounds.attackers import Attackers
 from fl_impl.rounds.quorum import check_quorum
-from fl_impl.rounds.stages import spread
-from fl_impl.rounds.transport import combine, deliver, plain_bytes
+from fl_impl.rounds.stages import select, spread
+from fl_impl.rounds.transport import combine, deliver, plain_bytes, published
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
@@ -55,6 +55,22 @@ class Plan:
     """The name of this fit in the ledger."""
     rounds_before: int = 0
     """Of earlier fits."""
+    fraction_fit: float = 1.0
+    """The share of the clients that trains in a round; under privacy the probability that one does."""
+    min_clients: int = 1
+    """The quorum."""
+    sample_tolerance: float | None = None
+    """With which probability a sampled round may hold more attackers than f."""
+
+    @property
+    def seed(self) -> int:
+        """What selection and training follow from."""
+        return self.recipe.seed
+
+    def chosen(self, population: int, number: int) -> tuple[int, ...]:
+        """The clients of a round, as the privacy budget accounts for them, else a share of all."""
+        drawn = self.guard.sample(population, number - self.rounds_before) if self.guard else None
+        return select(self, population, number) if drawn is None else drawn
 
     @property
     def summed(self) -> bool:
@@ -69,7 +85,7 @@ class State:
     adapter: Factors
     """The server's, one of them."""
     drift: Factors | None = None
-    """What was added to the base weights so far, as one adapter."""
+    """What stands beside the base weights so far, as one adapter."""
     round: int = 0
     memory: dict[str, Any] = field(default_factory=dict[str, Any])
     """The attack's own."""
@@ -101,23 +117,27 @@ def run_round(adapted: Adapted, state: State, clients: Sequence[Any], plan: Plan
     """
     began, number, n = time.perf_counter(), state.round + 1, len(clients)
     epsilon = plan.guard.authorize(number - plan.rounds_before, plan.ledger, plan.run) if plan.guard else None
-    starts, trains = begin(adapted, state, plan, n, number), plan.mode.trains(number)
-    d, f = starts.shape[1], tolerated(plan.byzantine_fraction, n)
-    byzantine = plan.attackers.among(range(n), n, number)
-    answers = asked(adapted, clients, starts, plan, number)
+    chosen, trains = plan.chosen(n, number), plan.mode.trains(number)
+    starts = begin(adapted, state, plan, chosen, number)
+    d, f = starts.shape[1], tolerated(plan.byzantine_fraction, len(chosen), n, plan.sample_tolerance)
+    byzantine = plan.attackers.among(chosen, n, number)
+    answers = asked(adapted, {i: clients[i] for i in chosen}, starts, plan, number)
     trained = masked(admit(answers.messages, d, number).noting(answers.rejected), adapted, trains)
     honest, own = trained.parted(byzantine)
     messages = plan.attackers.messages(honest, own, number, state.memory)
     sent = joined([honest, masked(messages, adapted, trains)])
     enter(plan, number, local=True)
     arrived, bytes_up = delivered(adapted.trained(trains), state, sent, plan, number)
-    check_quorum(plan.rule, len(arrived.ids), n, f, arrived.rejected, where=f"round {number}")
+    if chosen or not (plan.summed and plan.guard and plan.guard.may_be_empty and plan.min_clients <= 1):
+        where = f"round {number}"
+        check_quorum(plan.rule, len(arrived.ids), len(chosen), f, arrived.rejected, min_clients=plan.min_clients, where=where)
     enter(plan, number, local=False)
     done = aggregate(adapted, state, starts, arrived, plan, f, byzantine)
     advance(adapted, state, done.merged)
+    came, count, bytes_up = published(plan.guard, len(arrived.ids), len(chosen), bytes_up + done.bytes_up, d)
     return RoundResult(
-        number, math.nan, math.nan, done.variance, len(arrived.ids), tuple(sorted(byzantine)), arrived.rejected,
-        bytes_up=bytes_up + done.bytes_up, bytes_down=(plain_bytes(d) + residual_bytes(done.merged)) * n,
+        number, math.nan, math.nan, done.variance, came, tuple(sorted(byzantine)), arrived.rejected,
+        bytes_up=bytes_up, bytes_down=(plain_bytes(d) + residual_bytes(done.merged)) * count,
         epsilon=epsilon,
         noise=plan.guard.source if plan.guard else "", deviation=done.deviation, f=f,
         train_loss=float(np.mean(honest.losses)) if honest.ids else math.nan, seconds=time.perf_counter() - began,
@@ -137,27 +157,34 @@ def residual_bytes(merged: Merged) -> int:
     return 0 if residual is None else plain_bytes(sum(up[0].size + down[0].size for up, down in residual.modules))
 
 
-def begin(adapted: Adapted, state: State, plan: Plan, n: int, number: int) -> Any:
-    """(n, d) flat adapters that the clients of a round start with."""
+def begin(adapted: Adapted, state: State, plan: Plan, chosen: Sequence[int], number: int) -> Any:
+    """(population, d) flat adapters: row i is what client i of the chosen starts with, one row for all where it is one."""
     shapes, rank, seed = adapted.shapes, adapted.rank, plan.recipe.seed
-    if plan.mode.restarts:
-        fresh = [initial(shapes, rank, generator(seed, "restart", number, client)) for client in range(n)]
-        rows = np.concatenate([one.flat(adapted.scale) for one in fresh])
-    else:
-        rows = np.repeat(state.adapter.flat(adapted.scale), n, axis=0)
-    if plan.ranks is None:
-        return rows
-    kept = unflat(rows, shapes, rank, adapted.scale)
-    for client, own in enumerate(plan.ranks):
-        for module in kept.modules:
-            module.up[client, own:], module.down[client, own:] = 0, 0
-    return kept.flat(adapted.scale)
+    common = state.adapter.flat(adapted.scale)
+    population = max(chosen, default=-1) + 1
+    if not plan.mode.restarts and plan.ranks is None:
+        return np.broadcast_to(common, (population, common.shape[1]))
+    rows = np.zeros((population, common.shape[1]), np.float32)
+    for client in chosen:
+        one = initial(shapes, rank, generator(seed, "restart", number, client)) if plan.mode.restarts else state.adapter
+        if plan.ranks is not None:
+            one = cut(one, plan.ranks[client])
+        rows[client] = one.flat(adapted.scale)[0]
+    return rows
 
 
-def asked(adapted: Adapted, clients: Sequence[Any], starts: Any, plan: Plan, number: int) -> Answers:
+def cut(adapter: Factors, rank: int) -> Factors:
+    """The same width with the rows beyond a rank set to 0."""
+    kept = Factors(tuple(Module(module.up.copy(), module.down.copy()) for module in adapter.modules))
+    for module in kept.modules:
+        module.up[:, rank:], module.down[:, rank:] = 0, 0
+    return kept
+
+
+def asked(adapted: Adapted, clients: Mapping[int, Any], starts: Any, plan: Plan, number: int) -> Answers:
     """What clients answer, one after another: they share one model. Whoever has `fit(parameters, round)` trains as it likes."""
     trains, whole = plan.mode.trains(number), Answers()
-    for i, client in enumerate(clients):
+    for i, client in clients.items():
         trainee = client if hasattr(client, "fit") else LocalTraining(adapted, client, i, plan.recipe, trains)
         answer = ask_all({i: trainee}, starts[i], number)
         whole.messages.update(answer.messages)
@@ -249,9 +276,10 @@ def product_spread(products: Reals, weights: Reals, honest: Any) -> tuple[float,
 
 
 def advance(adapted: Adapted, state: State, merged: Merged) -> None:
-    """Take up the next adapter, and let the base weights take what does not fit into it."""
-    state.adapter, state.round = merged.adapter, state.round + 1
+    """Take up the next adapter, in the float32 that clients have; what does not fit into it is carried beside the weights."""
+    flat = merged.adapter.flat(adapted.scale)
+    state.adapter, state.round = unflat(flat, adapted.shapes, adapted.rank, adapted.scale), state.round + 1
     if merged.residual is not None:
-        adapted.add_to_base(merged.residual)
         drift = merged.residual if state.drift is None else state.drift.beside(merged.residual)
-        state.drift = refactored(stack(drift, np.ones(len(drift))))
+        state.drift = refactored(stack(drift, np.ones(len(drift)))).contiguous()
+        adapted.carry_drift(state.drift)

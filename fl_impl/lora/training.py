@@ -15,7 +15,6 @@ from fl_impl.common.randomness import generator
 
 if TYPE_CHECKING:
     from fl_impl.lora.adapted import Adapted, Flat
-    from fl_impl.lora.bases import Base
     from fl_impl.lora.modes import Trains
     from fl_impl.lora.text import TextClient
 
@@ -62,7 +61,7 @@ class LocalTraining:
 
     def fit(self, parameters: Flat, round: int) -> ClientUpdate:  # noqa: A002  # the published protocol
         """AdamW from a (d,) adapter, on windows drawn from (seed, round, client)."""
-        tokens = torch.tensor(self.adapted.base.encode(self.client.text))
+        tokens = self.adapted.tokens(self.client.text)
         rng = generator(self.recipe.seed, "windows", round, self.number)
         self.adapted.write(parameters)
         optimizer = torch.optim.AdamW(list(self.adapted.parameters(self.trains)), lr=self.recipe.learning_rate)
@@ -88,19 +87,19 @@ def judge(adapted: Adapted, clients: Sequence[TextClient], recipe: TextRecipe) -
     """The loss of the model as it is on each client's held-out text, cut into windows."""
     losses, counts = dict[str, float](), dict[str, int]()
     for client in clients:
-        windows = cut(adapted.base, client, recipe).to(adapted.device)
+        windows = cut(adapted, client, recipe).to(adapted.device)
         losses[client.name], counts[client.name] = mean_loss(adapted, windows), windows.numel()
     total = sum(losses[name] * counts[name] for name in losses) / sum(counts.values())
     return Judged(total, losses)
 
 
-def cut(base: Base, client: TextClient, recipe: TextRecipe) -> torch.Tensor:
+def cut(adapted: Adapted, client: TextClient, recipe: TextRecipe) -> torch.Tensor:
     """(windows, context) tokens of the held-out text, one after another; what is left over at the end is not used."""
-    tokens = base.encode(client.held_out)[: recipe.judged]
+    tokens = adapted.tokens(client.held_out)[: recipe.judged]
     width = min(recipe.context, len(tokens))
     if width < 2:
         raise ValueError(f"the held-out text of {client.name!r} has {width} tokens: nothing can be predicted in it")
-    return torch.tensor(tokens[: len(tokens) // width * width]).view(-1, width)
+    return tokens[: len(tokens) // width * width].view(-1, width)
 
 
 @torch.no_grad()

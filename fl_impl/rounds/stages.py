@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,21 @@ def choose(config: FLConfig, population: int, round_number: int) -> tuple[int, .
     return select(config, population, round_number) if drawn is None else drawn
 
 
-def select(config: FLConfig, population: int, round_number: int) -> tuple[int, ...]:
+class Sampling(Protocol):
+    """What says who takes part: a configuration."""
+
+    @property
+    def fraction_fit(self) -> float:
+        """The share of the clients."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """What the draw follows from."""
+        ...
+
+
+def select(config: Sampling, population: int, round_number: int) -> tuple[int, ...]:
     """floor(fraction_fit n) of n clients, one at least, drawn without replacement, in order."""
     count = max(1, floor_of(config.fraction_fit, population))
     if count == population:

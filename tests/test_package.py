@@ -167,7 +167,6 @@ def test_the_version_line_names_what_a_bug_report_wants():
 SHARED = {
     "Client": "what the coordinator asks, and a party of a secure sum; both public",
     "Mechanism": "what adds the noise, and that as a subject of the harness; both public",
-    "Session": "the rounds of one secure sum on Flower, and the judging of one subject; neither is public",
 }
 """Names of classes that stand twice, and why."""
 

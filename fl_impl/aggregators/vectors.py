@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+FloatArray = npt.NDArray[np.float64]
 COMPUTED: Final = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 """Type of the stored numbers -> the type that rules compute in."""
 

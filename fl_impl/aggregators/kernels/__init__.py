@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_impl.aggregators.inputs import is_tensor
-from fl_impl.aggregators.kernels.arrays import FloatArray
 from fl_impl.aggregators.kernels.formulas import NearestMean, RankMean
 from fl_impl.aggregators.kernels.geometry import FARTHEST, Geometry
 from fl_impl.aggregators.kernels.parallel import threads
 from fl_impl.aggregators.kernels.unfit import Unfit
+from fl_impl.aggregators.vectors import FloatArray
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from fl_impl.aggregators.vectors import COMPUTED, Vectors, widened
 
 Array = npt.NDArray[np.floating]
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

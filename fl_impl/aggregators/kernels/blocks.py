@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_impl.aggregators.kernels import formulas
-from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows
+from fl_impl.aggregators.kernels.arrays import Array, Rows
+from fl_impl.aggregators.vectors import FloatArray
 
 SORT_ABOVE: Final = 128
 """Clients above which numpy's sort is faster than a network of numpy calls."""

@@ -20,9 +20,9 @@ from fl_impl.aggregators.kernels import (
     selected,
     selection,
 )
-from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows, rows_of
+from fl_impl.aggregators.kernels.arrays import Array, Rows, rows_of
 from fl_impl.aggregators.kernels.compiled import Compiled, compile_kernel, host
-from fl_impl.aggregators.vectors import COMPUTED
+from fl_impl.aggregators.vectors import COMPUTED, FloatArray
 
 MOST_CLIENTS: Final = 128
 """Rows up to which straight-line code compiles in about a third of a second."""

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators.kernels.arrays import FloatArray
+from fl_impl.aggregators.vectors import FloatArray
 
 FARTHEST: Final = 1e300
 """Squared distances beyond this are given as this: sums over clients stay finite, and 0 times it is 0."""

@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fl_impl.aggregators.kernels.arrays import FloatArray, Rows
+from fl_impl.aggregators.kernels.arrays import Rows
+from fl_impl.aggregators.vectors import FloatArray
 
 WIDTH: Final = 4096
 """Columns of a block, over which products are summed in the dtype of the differences, before float64 takes over."""

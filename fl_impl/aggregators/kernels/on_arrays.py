@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_impl.aggregators.kernels import blocks, gram
-from fl_impl.aggregators.kernels.arrays import Array, FloatArray, Rows, rows_of
+from fl_impl.aggregators.kernels.arrays import Array, Rows, rows_of
 from fl_impl.aggregators.kernels.formulas import Formula, RankMean
 from fl_impl.aggregators.kernels.geometry import Geometry, symmetric
 from fl_impl.aggregators.kernels.unfit import Unfit
+from fl_impl.aggregators.vectors import FloatArray
 
 VARIABLE: Final = "PYTEST_FL_KERNELS"
 WORTHWHILE: Final = 1 << 15

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl_impl.aggregators.kernels.arrays import FloatArray
 from fl_impl.aggregators.kernels.formulas import Formula, reference
 from fl_impl.aggregators.kernels.geometry import Geometry, symmetric
 from fl_impl.aggregators.kernels.unfit import Unfit
+from fl_impl.aggregators.vectors import FloatArray
 
 COLUMNS: Final = 1 << 16
 

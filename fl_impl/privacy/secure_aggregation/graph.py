@@ -53,7 +53,8 @@ def plan(clients: int, dropouts: int, corrupt: int) -> tuple[int, int]:
     Three events must hold (Bell et al. 2020, ePrint 2020/704, Definition 3.2). E1: no honest client has `threshold` - 1
     corrupt holders. E2: the honest clients that are left hang together, *whichever* `dropouts` clients the server makes
     leave after it has seen the graph: no set S of them with all shares that it needs within S and the corrupt is cut off
-    from the others. Both fail with probability at most 2^-40 (`log_failure`). E3: of the holders of any client `threshold`
+    from the others. Both fail with probability at most 2^-40 (`log_failure`); how many clients may be cut off and left out of
+    the sum, unread, is `largest_cut`. E3: of the holders of any client `threshold`
     - 1 stay and are honest, where any `dropouts` clients leave or lie and its dealer has given `most_complaints` of them
     false shares: up to 2^-20.
     Raises ValueError where that many drop-outs and corrupt clients cannot be had together.
@@ -107,6 +108,28 @@ def log_failure(clients: int, dropouts: int, corrupt: int, degree: int, threshol
     return _log_sum(np.array(terms))
 
 
+@lru_cache(maxsize=64)
+def largest_cut(clients: int, dropouts: int, corrupt: int, degree: int) -> int:
+    """The most honest clients that a lying server can leave out of a sum that it reads by making others leave, up to 2^-40.
+
+    If the only neighbours that a set S of s honest clients has outside are made to leave, the masks of all the others cancel
+    without S. A union bound over the sets of each size, C(h, s) P(Bin(h - s, q_s) <= dropouts) with q_s as in `log_failure`
+    and Chernoff's bound for the binomial, summed from s = h // 2 down until it exceeds 2^-40: larger sets, and several small
+    ones together, are cut off no more often.
+    """
+    if degree >= clients - 1:
+        return 0
+    honest = clients - corrupt
+    sizes = np.arange(1, honest // 2 + 1)
+    outside, missed = honest - sizes, _log_ways(clients - 1 - sizes, degree) - _log_ways(clients - 1, degree)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share, log_hit = np.minimum(1.0, dropouts / outside), np.log(-np.expm1(missed))
+        distance = special.xlogy(share, share) - share * log_hit + special.xlogy(1 - share, 1 - share) - (1 - share) * missed
+        few = np.where(np.log(share) < log_hit, -outside * distance, 0.0)
+    likely = np.logaddexp.accumulate((_log_ways(honest, sizes) + few)[::-1])[::-1]
+    return int(np.count_nonzero(likely > -SECURITY_BITS * math.log(2)))
+
+
 def _holds(clients: int, dropouts: int, corrupt: int, degree: int) -> bool:
     """All three events, for that many holders and the least threshold."""
     threshold = _threshold(clients, degree, corrupt)
@@ -155,12 +178,12 @@ def _log_at_most(trials: int, log_miss: float, most: int) -> float:
     return min(0.0, _log_sum(_log_ways(trials, hits) + hits * hit + (trials - hits) * log_miss))
 
 
-def _log_ways(total: int, chosen: npt.ArrayLike) -> Reals:
+def _log_ways(total: npt.ArrayLike, chosen: npt.ArrayLike) -> Reals:
     """The logarithms of binomial coefficients; those of 0 where more are chosen than there are."""
-    picked = np.asarray(chosen, np.float64)
-    rest = np.maximum(total - picked, 0)
-    ways = special.gammaln(np.float64(total + 1)) - special.gammaln(picked + 1) - special.gammaln(rest + 1)
-    return np.where(picked > total, -np.inf, ways)
+    of, picked = np.asarray(total, np.float64), np.asarray(chosen, np.float64)
+    rest = np.maximum(of - picked, 0)
+    ways = special.gammaln(of + 1) - special.gammaln(picked + 1) - special.gammaln(rest + 1)
+    return np.where(picked > of, -np.inf, ways)
 
 
 def _log_sum(logarithms: Reals) -> float:

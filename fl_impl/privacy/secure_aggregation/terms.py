@@ -10,7 +10,7 @@ from typing import Final
 
 from fl_impl.privacy.fixed_point import FixedPoint, ring_encoding
 from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError
-from fl_impl.privacy.secure_aggregation.graph import most_complaints, plan
+from fl_impl.privacy.secure_aggregation.graph import largest_cut, most_complaints, plan
 
 FORMAT: Final = struct.Struct("<4I2d16s")
 MOST_CLIENTS: Final = 2**16
@@ -58,7 +58,7 @@ class Terms:
                 f"more than half of the clients must remain, or two lists of {self.minimum} of {self.clients} clients could "
                 f"have only the {self.corrupt} corrupt ones in common: 2 minimum - clients > corrupt. Allow fewer drop-outs"
             )
-        if self.honest < 2:
+        if self.minimum - self.corrupt < 2:
             raise SecureAggregationError(
                 f"a sum of {self.minimum} clients of which {self.corrupt} side with the server is the update of one: at "
                 "least two honest clients must remain. Sum more clients"
@@ -77,7 +77,8 @@ class Terms:
     @property
     def honest(self) -> int:
         """The fewest honest clients whose updates are in any sum that the server can read: what a client is promised."""
-        return self.minimum - self.corrupt
+        cut = largest_cut(self.clients, self.dropouts, self.corrupt, self.degree)
+        return self.minimum - self.corrupt - cut
 
     @property
     def degree(self) -> int:

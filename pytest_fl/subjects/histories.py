@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,13 +102,20 @@ class History:
 
     @classmethod
     def load(cls, path: Path) -> tuple[History, dict[str, str]] | None:
-        """The history of an .npz written by `save`, and its facts; None where the file holds a single round."""
-        with np.load(path, allow_pickle=False) as data:
-            if "updates" not in data.files or data["updates"].ndim != 3:
+        """The history of an .npz written by `save`, and its facts; None where the file holds a single round, or is none."""
+        try:
+            data = np.load(path, allow_pickle=False)
+            if isinstance(data, np.ndarray):
                 return None
-            facts = {name.removeprefix("fact_"): str(data[name]) for name in data.files if name.startswith("fact_")}
-            byzantine = tuple(data["byzantine"].tolist())
-            return cls(data["updates"], byzantine, str(data["origin"]), int(data["f"])), facts
+            with data:
+                arrays = {name: data[name] for name in data.files}
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None  # `Round.load` says what is wrong with it
+        if "updates" not in arrays or arrays["updates"].ndim != 3:
+            return None
+        facts = {name.removeprefix("fact_"): str(arrays[name]) for name in arrays if name.startswith("fact_")}
+        byzantine = tuple(arrays["byzantine"].tolist())
+        return cls(arrays["updates"], byzantine, str(arrays["origin"]), int(arrays["f"])), facts
 
 
 def anew(subject: Subject) -> Callable[[npt.NDArray[np.floating], int], Any]:

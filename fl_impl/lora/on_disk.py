@@ -17,15 +17,23 @@ from fl_impl.lora.folders import CONFIG, WEIGHTS
 from fl_impl.lora.keys import with_ranks
 from fl_impl.lora.modes import parse
 from fl_impl.lora.product import check_start, weigh
-from fl_impl.lora.stored import TOGETHER, Stored, blocks, check_alike, open_folder, open_folders, product_gram, whole_gram
+from fl_impl.lora.stored import (
+    OVERSAMPLED,
+    TOGETHER,
+    Stored,
+    blocks,
+    check_alike,
+    open_folder,
+    open_folders,
+    product_gram,
+    whole_gram,
+)
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
     from fl_impl.lora.modes import Mode
 
 Reals = npt.NDArray[np.float64]
-OVERSAMPLED: Final = 10
-"""Random directions beyond the rank."""
 POWERS: Final = 2
 """Times that P P' is applied to them: Halko, Martinsson and Tropp 2011 (arXiv:0909.4061), algorithm 4.4."""
 

@@ -13,8 +13,7 @@ from fl_impl.common.extras import require
 from fl_impl.lora.adapted import check_options
 from fl_impl.lora.bases import tiny_config
 from fl_impl.lora.factors import Shape, length
-from fl_impl.lora.on_disk import OVERSAMPLED
-from fl_impl.lora.stored import ROWS, TOGETHER
+from fl_impl.lora.stored import OVERSAMPLED, ROWS, TOGETHER
 
 NF4: Final = (4 + 0.127) / 8
 """Bytes of a weight in nf4 with its twice quantised scales: Dettmers et al. 2023 (arXiv:2305.14314), section 3."""

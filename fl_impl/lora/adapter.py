@@ -18,10 +18,11 @@ from fl_impl.lora.adapted import adapt, initial
 from fl_impl.lora.bases import load_base
 from fl_impl.lora.checkpoints import as_fit, as_run
 from fl_impl.lora.factors import length
+from fl_impl.lora.fit_state import State
 from fl_impl.lora.folders import read_config, read_factors, write_folder
 from fl_impl.lora.modes import parse
 from fl_impl.lora.product import refactored, stack
-from fl_impl.lora.rounds import Plan, Space, State, run_round
+from fl_impl.lora.rounds import Plan, Space, run_round
 from fl_impl.lora.training import Judged, TextRecipe, judge
 from fl_impl.metrics import FLMetrics, RoundResult
 from fl_impl.rounds.attackers import Attackers

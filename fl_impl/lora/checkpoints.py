@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fl_impl.lora.factors import Factors, Module, unflat
-from fl_impl.lora.rounds import State
+from fl_impl.lora.fit_state import State
 from fl_impl.rounds.state import RunState
 
 if TYPE_CHECKING:

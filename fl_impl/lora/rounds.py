@@ -27,6 +27,7 @@ from fl_impl.rounds.transport import combine, deliver, plain_bytes, published
 
 if TYPE_CHECKING:
     from fl_impl.aggregators import Aggregator
+    from fl_impl.lora.fit_state import State
     from fl_impl.lora.modes import Merged, Mode, Trains
     from fl_impl.privacy.ledger import Ledger
     from fl_impl.privacy.protection import Protection
@@ -76,25 +77,6 @@ class Plan:
     def summed(self) -> bool:
         """Whether the server has a sum of factors, noisy or secure, and nothing of single clients."""
         return self.guard is not None and (self.guard.secure or self.guard.may_be_empty)
-
-
-@dataclass(eq=False)
-class State:
-    """What lasts from round to round."""
-
-    adapter: Factors
-    """The server's, one of them."""
-    drift: Factors | None = None
-    """What stands beside the base weights so far, as one adapter."""
-    round: int = 0
-    memory: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The attack's own."""
-    sent: dict[int, Any] = field(default_factory=dict[int, Any])
-    """What each client remembers of compression."""
-    received: dict[int, Any] = field(default_factory=dict[int, Any])
-    """What the server remembers of each client's."""
-    mechanism: Any = None
-    """What the privacy mechanism remembers."""
 
 
 @dataclass(frozen=True, eq=False)

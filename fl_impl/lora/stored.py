@@ -19,7 +19,7 @@ Reals = npt.NDArray[np.float64]
 TOGETHER: Final = 2**18
 """Numbers of one side of a tile that are in memory together: 2 MB in float64."""
 OVERSAMPLED: Final = 10
-"""Random directions beyond the rank, of a re-compression."""
+"""Random directions beyond the rank in a randomised SVD of a module's sum."""
 ROWS: Final = 512
 """Rows of one side of a tile, since a tile of inner products has as many squared."""
 

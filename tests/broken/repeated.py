@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from sound import median_of_sorted, trimmed_mean_by_sort
 
@@ -57,13 +59,13 @@ def settles_in_a_global(updates, f):
 
 @broken("keeps_its_results", only=True)
 class TurnsAmongEightBuffers:
-    """A ring of results: the first is overwritten by the ninth call."""
+    """A ring of results, each thread its own: the first is overwritten by the ninth call."""
 
     def __init__(self):
-        self.rings = {}
+        self.own = threading.local()
 
     def __call__(self, updates, f):
-        ring = self.rings.setdefault((updates.shape[1], updates.dtype), [0, np.empty((8, updates.shape[1]), updates.dtype)])
+        ring = vars(self.own).setdefault((updates.shape[1], updates.dtype), [0, np.empty((8, updates.shape[1]), updates.dtype)])
         ring[0] = (ring[0] + 1) % 8
         ring[1][ring[0]] = trimmed_mean_by_sort(updates, f)
         return ring[1][ring[0]]

@@ -16,6 +16,7 @@ from fl_impl.privacy.secure_aggregation import (
     secure_sum,
     secure_weighted_mean,
 )
+from fl_impl.privacy.secure_aggregation.graph import largest_cut
 
 
 @pytest.mark.parametrize("lost", [0, 3])
@@ -96,3 +97,28 @@ def test_a_bound_near_the_updates(peak, expected):
     assert bound == expected
     assert bound >= peak
     assert sent > 0
+
+
+def test_clients_that_a_lying_server_can_cut_off_are_not_promised():
+    """At n = 1000 some honest clients have no more neighbours than may leave; no set beyond `largest_cut` is found so."""
+    agreed = Terms.agreed(clients=1000, length=1, bound=1.0)
+    cut = agreed.minimum - agreed.corrupt - agreed.honest
+    assert cut == largest_cut(1000, agreed.dropouts, agreed.corrupt, agreed.degree) == 3
+    rng, honest = np.random.default_rng(0), 1000 - agreed.corrupt
+    linked = np.zeros((1000, 1000), bool)
+    for i in range(1000):
+        linked[i, rng.choice(np.delete(np.arange(1000), i), agreed.degree, replace=False)] = True
+    linked = (linked | linked.T)[:honest, :honest]
+    lonely = np.argsort(linked.sum(1))
+    assert linked[lonely[0]].sum() <= agreed.dropouts
+    for first in lonely[:50]:  # grown by whoever brings the fewest new neighbours
+        group = [first]
+        while len(group) <= cut:
+            around = linked[group].any(0)
+            new = (linked & ~around).sum(1) - around
+            new[group] = 1000
+            group.append(int(new.argmin()))
+        around = linked[group].any(0)
+        around[group] = False
+        assert around.sum() > agreed.dropouts
+    assert largest_cut(40, 10, 4, 39) == 0

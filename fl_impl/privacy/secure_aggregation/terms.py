@@ -10,7 +10,7 @@ from typing import Final
 
 from fl_impl.privacy.fixed_point import FixedPoint, ring_encoding
 from fl_impl.privacy.secure_aggregation.frames import SecureAggregationError
-from fl_impl.privacy.secure_aggregation.graph import largest_cut, most_complaints, plan
+from fl_impl.privacy.secure_aggregation.graph import COMPLETE_UP_TO, largest_cut, most_complaints, plan
 
 FORMAT: Final = struct.Struct("<4I2d16s")
 MOST_CLIENTS: Final = 2**16
@@ -77,7 +77,8 @@ class Terms:
     @property
     def honest(self) -> int:
         """The fewest honest clients whose updates are in any sum that the server can read: what a client is promised."""
-        cut = largest_cut(self.clients, self.dropouts, self.corrupt, self.degree)
+        few = self.clients <= COMPLETE_UP_TO  # then everyone is everyone's neighbour
+        cut = 0 if few else largest_cut(self.clients, self.dropouts, self.corrupt, self.degree)
         return self.minimum - self.corrupt - cut
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ import pytest_fl.engine.runner
 import pytest_fl.plugin
 import pytest_fl.plugin.summary
 import pytest_fl.reporting.page
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait for one another
+    torch.set_num_threads(1)
 
 for _registry in (fl_impl.aggregators.ALL, fl_impl.attacks.ALL, pytest_fl.adapters.registry.ADAPTERS, pytest_fl.checks.CHECKS):
     list(_registry)  # a module of things is imported at the first look-up, and that of a check brings SciPy

@@ -198,7 +198,7 @@ def test_check(add):
     assert row.claim == "The first number of the result is below a million, or the updates reach it."
     (row,) = pytest_fl.verify(lambda updates, f: updates[0] * 0 + 1e9, profile="quick", checks=["toy_check"]).rows
     assert row.outcome == "failed"
-    ids = [str(case.id) for case in pytest_fl.conformance("krum").args[1]]  # numbered where another test has a rule of that name
+    ids = [str(case.id) for case in pytest_fl.conformance("krum").args[1]]  # a name that another test has is numbered
     assert any("krum" in name and name.endswith("-toy_check") for name in ids), ids
     assert any("toy_check" in line for line in listing.lines())
 

@@ -73,7 +73,7 @@ def train_together(
         try:
             with threads_for(task.layout.d):
                 return train(task, batched_gradient(task), recipe, clients, parameters, round_number, control)
-        except (RuntimeError, NotImplementedError, ValueError) as error:
+        except (RuntimeError, NotImplementedError, ValueError) as error:  # what the loop raises too names its client there
             task.unbatched.append(str(error))  # so this model is trained in a loop from now on
     each = [train_alone(task, recipe, client, parameters, round_number, control) for client in clients]
     return Trained(np.concatenate([one.deltas for one in each]), [one.losses[0] for one in each])
